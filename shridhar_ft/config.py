@@ -1,0 +1,585 @@
+"""The recipe: every knob of a run, typed, with its unit; load, override, resolve, dump, JSON schema.
+
+    from shridhar_ft.config import load_recipe
+    recipe = load_recipe("recipes/demo/recipe.yaml", ["train.learning_rate=3e-4"])
+
+A recipe is one YAML file. Unknown keys are refused with the nearest known one; numbers such as `1e-4`, which
+PyYAML reads as strings, are numbers here. Relative paths are looked for in the working folder first, then beside
+the recipe, then among the shipped files; the resolved recipe holds them absolute.
+"""
+
+import difflib
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from shridhar_ft.errors import UserError
+from shridhar_ft.shipped import recipe_names, shipped
+
+SPECIAL_TOKENS = ("<|spiritual|>", "<|dialogue|>", "<|end|>")  # book opens, dialogue opens, document or turn ends
+
+PathList = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str | Path) else v)]
+"""One path or several; each a file, a folder, or a glob."""
+
+
+class Section(BaseModel):
+    """A part of the recipe: no unknown keys, defaults checked like given values."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+# ---------------------------------------------------------------------------------------------------- data
+
+
+class Books(Section):
+    """Plain-text books, one work a file."""
+
+    paths: PathList = Field(min_length=1)
+    """Files, folders (their `*.txt`), or globs."""
+    encoding: str = "utf-8"
+    """Encoding of the files, as Python names it, e.g. cp1251; a byte that does not fit is refused, never replaced."""
+
+
+class Columns(Section):
+    """Which column of a dialogue source means what; only those that differ from the shape's own names are needed."""
+
+    instruction: str | None = None
+    """alpaca: the question (default `instruction`)."""
+    input: str | None = None
+    """alpaca: what the question is about, often empty (default `input`)."""
+    output: str | None = None
+    """alpaca: the answer (default `output`)."""
+    system: str | None = None
+    """alpaca: the system text, when the rows have one (default `system`)."""
+    messages: str | None = None
+    """messages, sharegpt: the list of turns (default `messages`, `conversations`)."""
+    role: str | None = None
+    """messages, sharegpt: the key of a turn that says who speaks (default `role`, `from`)."""
+    text: str | None = None
+    """messages, sharegpt: the key of a turn that says what was said (default `content`, `value`)."""
+
+
+class Dialogues(Section):
+    """One source of dialogues: JSON (a list of rows) or JSON Lines, in one of three shapes."""
+
+    paths: PathList = Field(min_length=1)
+    """Files, folders (their `*.json` and `*.jsonl`), or globs."""
+    format: Literal["auto", "json", "jsonl"] = "auto"
+    """auto goes by the first character: `[` opens a JSON list, anything else is JSON Lines."""
+    shape: Literal["auto", "messages", "alpaca", "sharegpt"] = "auto"
+    """auto goes by the keys of the first row."""
+    columns: Columns = Columns()
+    roles: dict[str, Literal["system", "user", "assistant"]] = {}
+    """Further speaker names and the role each one has, e.g. `{Учитель: assistant}`; the usual ones are known."""
+    encoding: str = "utf-8"
+    """Encoding of the files."""
+
+
+class Clean(Section):
+    """Cleaning steps for books and dialogues; each can be switched off, each counts what it changed."""
+
+    nfc: bool = True
+    """Compose letters and their marks where a composed letter exists (Unicode NFC)."""
+    soft_hyphens: bool = True
+    """Remove U+00AD."""
+    spaces: bool = True
+    """Turn no-break and other typographic spaces into plain ones, runs of spaces into one, trim lines."""
+    line_separators: bool = True
+    """Turn U+2028, U+2029, form feeds and CRLF into line ends."""
+    object_marks: bool = True
+    """Remove U+FFFC (where a picture stood) and zero-width marks."""
+    control: bool = True
+    """Remove the other control characters."""
+    contents: bool = True
+    """Drop tables of contents (books only)."""
+    front_matter: bool = True
+    """Drop publishers' front matter before the text begins (books only)."""
+
+
+class Split(Section):
+    """Shares of the split, by size, drawn by a stable hash of chapter blocks and conversations."""
+
+    train: float = Field(0.8, gt=0, le=1)
+    """Share of the text that is trained on (0 to 1)."""
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share that stages are measured on while they train (0 to 1)."""
+    test: float = Field(0.1, ge=0, lt=1)
+    """Share that nothing reads before the evaluation (0 to 1)."""
+    seed: int = 108
+    """Seed of the hash; the same seed gives the same split whatever else is added."""
+    block_chars: int = Field(6000, ge=200)
+    """Longest chapter block, in characters; a shorter work gets shorter blocks (a twentieth of it)."""
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Self:
+        if abs(self.train + self.validation + self.test - 1) > 1e-6:
+            raise ValueError(f"train + validation + test is {self.train + self.validation + self.test:g}; make it 1")
+        return self
+
+
+class Data(Section):
+    """Where the text comes from and how it is cleaned and split."""
+
+    books: Books | None = None
+    dialogues: list[Dialogues] = []
+    clean: Clean = Clean()
+    split: Split = Split()
+
+
+# ------------------------------------------------------------------------------------------ tokenizer, model
+
+
+class TrainTokenizer(Section):
+    """A byte-level BPE trained on the train split."""
+
+    vocab_size: int = Field(50_000, ge=300)
+    """Tokens in the vocabulary, the 256 bytes and the special tokens included."""
+    special_tokens: list[str] = list(SPECIAL_TOKENS)
+    """Special tokens; the three that documents are wrapped in must be among them."""
+    min_frequency: int = Field(2, ge=1)
+    """How often a pair must occur to be merged (occurrences)."""
+
+    @field_validator("special_tokens")
+    @classmethod
+    def _has_the_three(cls, tokens: list[str]) -> list[str]:
+        if missing := [token for token in SPECIAL_TOKENS if token not in tokens]:
+            raise ValueError(
+                f"documents are wrapped in {', '.join(missing)}; add {'it' if len(missing) == 1 else 'them'}"
+            )
+        return tokens
+
+
+class Tokenizer(Section):
+    """Train one, or extend the base's own with the special tokens."""
+
+    train: TrainTokenizer | None = None
+    extend: str | None = None
+    """Folder or Hub id of a tokenizer that gets the special tokens added (default: that of model.base)."""
+
+
+class Model(Section):
+    """A model from a config with random weights, or an open base with its weights."""
+
+    from_config: dict[str, Any] | None = None
+    """`model_type` and the keys of its transformers config (sizes in units, layers, heads)."""
+    base: str | None = None
+    """Folder or Hub id of a causal language model with RoPE."""
+    revision: str | None = None
+    """Commit of the base on the Hub."""
+    attention: Literal["auto", "sdpa", "flash", "eager"] = "auto"
+    """Attention kernel; auto takes FlashAttention where it is installed and a CUDA device is there, else SDPA."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.from_config is None) == (self.base is None):
+            raise ValueError("give one of from_config (random weights) and base (an open model's weights)")
+        if self.from_config is not None and "model_type" not in self.from_config:
+            raise ValueError("from_config needs model_type, e.g. llama")
+        return self
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+class Tuning(Section):
+    """How weights are changed: what pretraining and SFT share."""
+
+    method: Literal["full", "lora"] = "full"
+    """Train all weights, or low-rank adapters on a frozen base."""
+    rank: int = Field(16, ge=1)
+    """LoRA rank (columns of A)."""
+    alpha: float = Field(32, gt=0)
+    """LoRA scale: the update is multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """LoRA dropout (probability)."""
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the modules that get adapters; all-linear is every linear layer but the head."""
+    train_embeddings: bool | Literal["auto"] = "auto"
+    """LoRA: train embeddings (and an untied head) whole; auto does where the tokenizer grew the vocabulary."""
+    learning_rate: float = Field(5e-5, gt=0)
+    """Peak learning rate (per optimizer step)."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the learning rate after the warm-up; cosine and linear end at zero."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises (0 to 1)."""
+    optimizer: Literal["adamw", "adamw_8bit", "adafactor"] = "adamw"
+    """Optimizer; adamw_8bit is bitsandbytes' and keeps its moments in one byte each."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the first and second moment."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay (per step, times the learning rate)."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this global norm."""
+    batch_size: int = Field(1, ge=1)
+    """Windows in one forward pass, per process."""
+    gradient_accumulation: int = Field(1, ge=1)
+    """Forward passes in one optimizer step, per process."""
+    max_epochs: float = Field(1.0, gt=0)
+    """Passes over the train windows; max_steps, when given, decides instead."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the matrix products; weights and optimizer stay fp32. auto: bf16 on devices that have it."""
+    gradient_checkpointing: bool = False
+    """Keep only layer inputs and compute the rest again: less memory, about a third more time."""
+    log_every: int = Field(10, ge=1)
+    """Steps between lines of the log."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Steps between measurements on the validation split (default: ten times a stage)."""
+    save_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints (default: evaluate_every)."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Checkpoints kept of a running stage, the best one beside them."""
+    keep: Literal["last", "best"] = "last"
+    """Weights that a stage hands over: its last, or those of its lowest validation loss."""
+
+
+class Train(Tuning):
+    """How the stages train."""
+
+
+class Rope(Section):
+    """Rotary position embedding of one stage (shridhar_ft/model/rope.py has formulas and papers)."""
+
+    type: Literal["none", "linear", "yarn", "theta"] = "none"
+    """none keeps the model's own; linear interpolates positions; yarn by frequency; theta raises the base."""
+    factor: float | None = Field(None, ge=1)
+    """Ratio of new to original length (default: context / original_context)."""
+    theta: float | None = Field(None, gt=1)
+    """RoPE base; given with yarn or linear, both apply (default: the model's; type theta: by the NTK rule)."""
+    original_context: int | None = Field(None, ge=8)
+    """Length that the frequencies were trained at, in tokens (default: first stage, or the base's own)."""
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if self.type == "none" and (self.factor or self.theta):
+            raise ValueError("type none keeps the model's RoPE: take factor and theta away, or name a type")
+        return self
+
+
+class Stage(Section):
+    """One stage of the curriculum: a context length and its RoPE; the other keys override `train` for this stage."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    context: int = Field(ge=8)
+    """Window length, in tokens."""
+    rope: Rope = Rope()
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of this stage."""
+    batch_size: int | None = Field(None, ge=1)
+    """Windows in one forward pass, per process."""
+    gradient_accumulation: int | None = Field(None, ge=1)
+    """Forward passes in one optimizer step, per process."""
+    max_epochs: float | None = Field(None, gt=0)
+    """Passes over the train windows."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Steps between measurements on the validation split."""
+    save_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints."""
+    gradient_checkpointing: bool | None = None
+    """Keep only layer inputs and compute the rest again."""
+
+    def tuning(self, train: Train) -> Tuning:
+        """`train` with this stage's own values in place."""
+        own = {key: value for key in Tuning.model_fields if (value := getattr(self, key, None)) is not None}
+        if "max_epochs" in own and "max_steps" not in own:
+            own["max_steps"] = None  # the nearer of two stop rules wins
+        return train.model_copy(update=own)
+
+
+class Sft(Tuning):
+    """Supervised fine-tuning on the dialogues."""
+
+    context: int | None = Field(None, ge=8)
+    """Window length, in tokens; conversations share windows, isolated (default: the last stage's context)."""
+    assistant_only_loss: bool = True
+    """Learn only what the assistant says, its closing token included."""
+
+
+# ------------------------------------------------------------------------------------------- the rest
+
+
+class Eval(Section):
+    """What stages are measured on beside the validation split."""
+
+    long_text: PathList = []
+    """Texts that nothing trains on, long enough for the last window (files, folders or globs)."""
+    encoding: str = "utf-8"
+    """Encoding of long_text."""
+    context: int | None = Field(None, ge=8)
+    """Length at which every stage is measured on long_text, in tokens (default: the last stage's context)."""
+    max_windows: int = Field(8, ge=1)
+    """Windows measured on each text and length, spread evenly (windows)."""
+
+
+class Launch(Section):
+    """How `shridhar-ft run` starts the training entries."""
+
+    config: str = "auto"
+    """An accelerate config file; auto takes cpu, mps, single_gpu or ddp by the devices that are there."""
+
+
+class Export(Section):
+    """What is written at the end."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the exported weights; auto: float32 for a model from config, the base's own otherwise."""
+    licence: str = "other"
+    """Licence of the exported model, as the Hub names it, for the model card."""
+
+
+class Recipe(Section):
+    """Everything a run needs to know."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run: its folder is runs/<name>."""
+    seed: int = 108
+    """Seed of initial weights, dropout and the order of windows."""
+    data: Data
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model
+    train: Train = Train()
+    stages: list[Stage] = []
+    sft: Sft | None = None
+    eval: Eval = Eval()
+    launch: Launch = Launch()
+    export: Export = Export()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        for index, stage in enumerate(self.stages):
+            if stage.name in names[:index]:
+                raise ValueError(f"stages.{index}.name: '{stage.name}' is taken; give each stage its own name")
+            if index and stage.context < (before := self.stages[index - 1]).context:
+                raise ValueError(
+                    f"stages.{index}.context: {stage.context} is shorter than the {before.context} of stage "
+                    f"'{before.name}' before it; contexts may only grow"
+                )
+        if not self.stages and self.sft is None:
+            raise ValueError("stages: nothing to train; give stages, sft, or both")
+        if self.stages and self.data.books is None:
+            raise ValueError("data.books: the stages train on books and there are none; name their paths")
+        if self.sft is not None and not self.data.dialogues:
+            raise ValueError("data.dialogues: sft trains on dialogues and there are none; name a source, or drop sft")
+        if self.model.base is None and self.tokenizer.train is None and self.tokenizer.extend is None:
+            raise ValueError(
+                "tokenizer.train: a model from config has no tokenizer of its own; train one or extend one"
+            )
+        if self.tokenizer.train and (self.tokenizer.extend or self.model.base):
+            raise ValueError(
+                "tokenizer.train: a base's weights know only its own tokens; take tokenizer.train away "
+                "(the base's tokenizer is extended by itself), or use model.from_config"
+            )
+        if self.model.from_config is not None and not self.stages:
+            raise ValueError("stages: random weights know nothing yet; give at least one stage before sft")
+        return self
+
+    @property
+    def last_context(self) -> int | None:
+        """Context of the last stage in tokens; None where only SFT trains (then it is the base's own)."""
+        return self.stages[-1].context if self.stages else (self.sft.context if self.sft else None)
+
+    def without_effect(self) -> list[str]:
+        """One sentence for each key that was given and changes nothing."""
+        said = []
+        for key, part in (("train", self.train), ("sft", self.sft)):
+            if part is not None and part.method == "full":
+                given = [
+                    f for f in ("rank", "alpha", "dropout", "targets", "train_embeddings") if f in part.model_fields_set
+                ]
+                said += [f"{key}.{field} has no effect: {key}.method is full" for field in given]
+        if self.stages and not self.eval.long_text:
+            said.append("eval.long_text is empty: context beyond the shelf's own validation text is not measured")
+        return said
+
+
+# --------------------------------------------------------------------------------- load, override, resolve
+
+
+def find_recipe(argument: str | Path) -> Path:
+    """The recipe file that a command's RECIPE means: a file, a folder with recipe.yaml, or a shipped name."""
+    path = Path(argument)
+    for candidate in (path, path / "recipe.yaml", shipped("recipes") / path / "recipe.yaml", shipped(path)):
+        if candidate.is_file():
+            return candidate
+    near = difflib.get_close_matches(path.name, recipe_names(), n=1)
+    hint = f"did you mean the shipped recipe '{near[0]}'?" if near else f"shipped ones: {', '.join(recipe_names())}"
+    raise UserError(
+        f"{argument}: there is no such recipe; give a YAML file, a folder with recipe.yaml, or a name ({hint})"
+    )
+
+
+def load_recipe(argument: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override, validate and resolve a recipe.
+
+    Args:
+        argument: A YAML file, a folder that holds recipe.yaml, or the name of a shipped recipe.
+        overrides: `key.sub=value` strings, values in YAML; list items by index (`stages.0.context=512`).
+
+    Returns:
+        The recipe with absolute paths.
+
+    Raises:
+        UserError: The file is missing or no YAML, a key is unknown, or a value does not fit; names file and key.
+    """
+    file = find_recipe(argument)
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: byte {error.start} is not UTF-8; save the recipe as UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', error)}); mend the line") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{file}: a recipe is a mapping of keys; begin with `name:`")
+    for override in overrides:
+        _override(raw, override)
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(_one_sentence(error, file)) from error
+    _resolve_paths(recipe, file.resolve().parent)
+    return recipe
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    """Set one `key.sub=value` inside the raw recipe, in place."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{override}': an override is key.sub=value, e.g. train.learning_rate=3e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"'{override}': the value is not valid YAML; quote it") from error
+    *parents, last = key.split(".")
+    here: Any = raw
+    for depth, part in enumerate(parents):
+        if isinstance(here, list):
+            here = here[_index(here, part, override)]
+            continue
+        if here.get(part) is None:
+            here[part] = {}
+        here = here[part]
+        if not isinstance(here, dict | list):
+            raise UserError(f"'{override}': {'.'.join(parents[: depth + 1])} holds a value, not keys")
+    if isinstance(here, list):
+        here[_index(here, last, override)] = value
+    else:
+        here[last] = value
+
+
+def _index(items: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise UserError(f"'{override}': '{part}' is no index of that list; it holds items 0 to {len(items) - 1}")
+    return int(part)
+
+
+def _one_sentence(error: ValidationError, file: Path) -> str:
+    """The first problem that pydantic found, as one sentence with the key and the mend."""
+    problems = error.errors(include_url=False)
+    # An unknown key explains the others (a misspelt required key is also missing), so it goes first.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    key = ".".join(str(part) for part in problem["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        mend = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"{file}: unknown key '{key}'; {mend}{more}"
+    if problem["type"] == "missing":
+        return f"{file}: '{key}' is missing; add it{more}"
+    message = re.sub(r"^Value error, ", "", problem["msg"])
+    given = problem.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    if problem["type"] == "literal_error" and isinstance(given, str):
+        near = difflib.get_close_matches(given, re.findall(r"'([^']+)'", message), n=1)
+        message += f"; did you mean '{near[0]}'?" if near else ""
+    return f"{file}: {key + ': ' if key else ''}{message}{shown}{more}"
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    """Field names of the section at this place in the recipe."""
+    section: Any = Recipe
+    for part in location:
+        if isinstance(part, int):
+            continue
+        section = next(iter(_sections(section.model_fields[part].annotation)), None)
+        if section is None:
+            return []
+    return list(section.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:  # noqa: ANN401 - any type expression
+    """Section classes inside a type expression such as `list[Stage]` or `Books | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _sections(inner)
+
+
+def _resolve_paths(recipe: Recipe, folder: Path) -> None:
+    """Make the recipe's relative paths absolute, in place; a path found nowhere is taken from the working folder."""
+    sources: list[Books | Dialogues] = [*([recipe.data.books] if recipe.data.books else []), *recipe.data.dialogues]
+    for source in sources:
+        source.paths = [_find(path, folder) for path in source.paths]
+    recipe.eval.long_text = [_find(path, folder) for path in recipe.eval.long_text]
+    if recipe.launch.config != "auto":
+        recipe.launch.config = _find(recipe.launch.config, folder)
+    for holder, key in ((recipe.model, "base"), (recipe.tokenizer, "extend")):
+        value = getattr(holder, key)
+        # A Hub id looks like a relative path: it is one unless such a folder is there.
+        if value and Path(_find(value, folder)).is_dir():
+            setattr(holder, key, _find(value, folder))
+
+
+def _find(path: str, folder: Path) -> str:
+    for root in (Path.cwd(), folder, shipped("")):
+        candidate = root / Path(path).expanduser()
+        if glob.glob(str(candidate)):
+            return str(candidate)
+    return str(Path.cwd() / Path(path).expanduser())
+
+
+def expand(paths: Sequence[str], patterns: Sequence[str], key: str) -> list[Path]:
+    """Files that these paths name: files themselves, folders by `patterns`, globs; sorted, each once.
+
+    Args:
+        paths: Absolute files, folders or globs (as in a loaded recipe).
+        patterns: What a folder stands for, e.g. `["*.txt"]`.
+        key: The recipe key, for the message.
+
+    Raises:
+        UserError: A path matches nothing, or a folder holds no such file.
+    """
+    files: set[Path] = set()
+    for path in paths:
+        found = [Path(match) for match in glob.glob(path)]
+        if not found:
+            raise UserError(f"{key}: {path} does not exist; mend the path, or set it with {key}=…")
+        for match in found:
+            inside = [f for pattern in patterns for f in match.glob(pattern)] if match.is_dir() else [match]
+            if not inside and len(found) == 1:
+                raise UserError(f"{key}: the folder {match} holds no {' or '.join(patterns)}; put the files there")
+            files.update(inside)
+    if not files:
+        raise UserError(f"{key}: nothing under {', '.join(paths)} is a {' or '.join(patterns)}; mend the path")
+    return sorted(files)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The whole recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON schema of a recipe, for editors and checks."""
+    return Recipe.model_json_schema()

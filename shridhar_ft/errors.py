@@ -1,0 +1,41 @@
+"""What can end a command, and the exit status that each end has.
+
+Users' mistakes are `UserError`: one sentence that says what, where, and the mend. Our own mistakes are `assert`s
+and tracebacks. Statuses follow sysexits where one fits (65 data, 74 input/output, 75 temporary failure).
+"""
+
+
+class Stop(Exception):
+    """An end with a status of its own; its text is the one sentence that the user reads."""
+
+    status = 1
+
+
+class UserError(Stop, ValueError):
+    """The input is wrong: a file, a line, a recipe key. Status 2."""
+
+    status = 2
+
+
+class CheckFailed(Stop):
+    """A receipt did not hold: what was measured is not what was claimed. Status 1."""
+
+    status = 1
+
+
+class NonFinite(Stop):
+    """A loss or gradient became NaN or infinite; the weights were not updated. Status 65."""
+
+    status = 65
+
+
+class DiskFailed(Stop):
+    """The disk failed or is full; what was whole before still is. Status 74."""
+
+    status = 74
+
+
+class Resumable(Stop):
+    """Stopped by a signal after a checkpoint; the same command goes on from there. Status 75."""
+
+    status = 75

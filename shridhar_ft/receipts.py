@@ -1,0 +1,52 @@
+"""Receipts: small JSON files with what was claimed, what was measured, and `ok`; write, read, check.
+
+A receipt is written whether it holds or not; a part of the run whose receipt does not hold stops there.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from shridhar_ft.errors import CheckFailed
+from shridhar_ft.runfolder import read_json, write_json
+
+
+def write_receipt(
+    path: Path, claimed: dict[str, Any], measured: dict[str, Any], ok: bool, mend: str = ""
+) -> dict[str, Any]:
+    """Write one receipt and return it.
+
+    Args:
+        path: Where it goes, e.g. `runs/demo/stages/8k/receipts/rope.json`; its stem is the receipt's name.
+        claimed: What should be so.
+        measured: What was found.
+        ok: Whether the two agree.
+        mend: For a failed receipt: what to change, a sentence.
+
+    Raises:
+        CheckFailed: `ok` is false; raised after the file is on disk.
+    """
+    receipt = {
+        "receipt": path.stem,
+        "ok": bool(ok),
+        "claimed": claimed,
+        "measured": measured,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if mend and not ok:
+        receipt["mend"] = mend
+    write_json(path, receipt)
+    if not ok:
+        raise CheckFailed(
+            f"the {path.stem} receipt does not hold ({path}): {mend or json.dumps(measured, ensure_ascii=False)}"
+        )
+    return receipt
+
+
+def read_receipts(folder: Path) -> dict[str, dict[str, Any]]:
+    """All receipts below a run folder, by their path relative to it."""
+    found = sorted(folder.glob("**/receipts/*.json"))
+    if (certificate := folder / "export" / "certificate.json").is_file():
+        found.append(certificate)
+    return {str(path.relative_to(folder)): read_json(path) for path in found}

@@ -1,0 +1,240 @@
+"""The run folder: where each part lies, how it gets there whole, and what it was made from.
+
+    runs/<name>/  recipe.yaml environment.json status.json
+                  data/ tokenizer/ stages/<stage>/ sft/ export/
+
+A finished part holds `part.json`, written last, with the fingerprint of what it was made from. A part whose
+fingerprint is the wanted one is current and is not made again. Folders that are written in one go come under a
+temporary name, are synced, and are renamed, so that a kill leaves the old folder or the new one, never a half.
+"""
+
+import errno
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import xxhash
+import yaml
+
+from shridhar_ft.errors import DiskFailed, UserError
+
+RUNS = Path("runs")
+PART = "part.json"
+REPORTED_PACKAGES = (
+    "shridhar_ft torch transformers trl peft accelerate deepspeed bitsandbytes datasets evaluate tokenizers safetensors"
+).split()
+
+
+# --------------------------------------------------------------------------------------------- small files
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that after a kill it is the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path), temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def fingerprint(*parts: Any) -> str:  # noqa: ANN401 - whatever JSON holds
+    """Stable hash (xxh3, 128 bits, hex) of values that JSON can hold."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def file_hash(path: Path) -> str:
+    """xxh3 (128 bits, hex) of a file's bytes, read in blocks of 4 MiB."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full or failing disk into one sentence with status 74."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            raise DiskFailed(f"{path}: {error.strerror}; free some space and run the same command again") from error
+        raise
+
+
+@contextmanager
+def publishing(final: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not."""
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for stale in final.parent.glob(f".{final.name}.*.tmp"):  # a killed run's leavings
+        shutil.rmtree(stale, ignore_errors=True)
+    created = [parent for parent in (final.parent, *final.parent.parents) if not parent.exists()]
+    temporary.mkdir(parents=True)
+    try:
+        with disk_errors(final):
+            yield temporary
+            for path in (*temporary.rglob("*"), temporary):
+                _sync(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in created:  # leave no empty run folder behind
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+        raise
+    if final.exists():
+        old = final.with_name(f".{final.name}.{os.getpid()}.old")
+        final.rename(old)
+        temporary.rename(final)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ----------------------------------------------------------------------------------------------- the folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of one run."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer"
+
+    def stage(self, name: str) -> Path:
+        return self.root / "stages" / name
+
+    @property
+    def sft(self) -> Path:
+        return self.root / "sft"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
+
+    def status(self, status: int | None, part: str, message: str = "", resume: str = "") -> None:
+        """Record where the run stands: `status` is the exit status, or None while a part works."""
+        write_json(
+            self.root / "status.json",
+            {
+                "status": status,
+                "part": part,
+                "message": message,
+                "resume": resume,
+                "pid": os.getpid(),
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
+
+
+def run_folder(name: str) -> Run:
+    """The folder of the run of this name; it may not exist yet.
+
+    Raises:
+        UserError: The folder holds the run of another name (it was copied or moved there).
+    """
+    run = Run(RUNS / name)
+    check_owner(run)
+    return run
+
+
+def check_owner(run: Run) -> None:
+    """Refuse a run folder whose recipe bears another name than the folder."""
+    recipe = run.root / "recipe.yaml"
+    if recipe.is_file():
+        owner = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("name")
+        if owner != run.root.resolve().name:
+            raise UserError(
+                f"{run.root} holds the run '{owner}': a run folder belongs to one name; "
+                f"rename it to {run.root.with_name(str(owner))}, or choose another `name` in the recipe"
+            )
+
+
+def is_current(folder: Path, wanted: str) -> bool:
+    """Whether the part in this folder is finished and made from what `wanted` is the fingerprint of."""
+    part = folder / PART
+    return part.is_file() and read_json(part).get("fingerprint") == wanted
+
+
+def finish_part(folder: Path, made_from: str, seconds: float, **facts: Any) -> None:  # noqa: ANN401
+    """Write part.json, the last file of a part: its fingerprint, cost, and the facts a reader wants first."""
+    write_json(
+        folder / PART,
+        {
+            "fingerprint": made_from,
+            "seconds": round(seconds, 1),
+            "peak_rss_bytes": peak_rss_bytes(),
+            "version": _version("shridhar_ft"),
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            **facts,
+        },
+    )
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and machine, for environment.json."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "packages": {name: found for name in REPORTED_PACKAGES if (found := _version(name))},
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
