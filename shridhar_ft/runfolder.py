@@ -9,6 +9,7 @@ temporary name, are synced, and are renamed, so that a kill leaves the old folde
 """
 
 import errno
+import fcntl
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -32,8 +33,9 @@ from shridhar_ft.errors import DiskFailed, UserError
 RUNS = Path("runs")
 PART = "part.json"
 REPORTED_PACKAGES = (
-    "shridhar_ft torch transformers trl peft accelerate deepspeed bitsandbytes datasets evaluate tokenizers safetensors"
-).split()
+    *("shridhar_ft", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed"),
+    *("bitsandbytes", "datasets", "evaluate", "tokenizers", "safetensors"),
+)
 
 
 # --------------------------------------------------------------------------------------------- small files
@@ -84,6 +86,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def sync_tree(folder: Path) -> None:
+    """Push a folder and everything in it to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
+
+
 @contextmanager
 def publishing(final: Path) -> Iterator[Path]:
     """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not."""
@@ -96,14 +104,18 @@ def publishing(final: Path) -> Iterator[Path]:
     try:
         with disk_errors(final):
             yield temporary
-            for path in (*temporary.rglob("*"), temporary):
-                _sync(path)
+            sync_tree(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in created:  # leave no empty run folder behind
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         raise
+    replace_folder(temporary, final)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Put a whole, synced folder in the place of `final`, which may exist."""
     if final.exists():
         old = final.with_name(f".{final.name}.{os.getpid()}.old")
         final.rename(old)
@@ -192,6 +204,31 @@ def check_owner(run: Run) -> None:
             )
 
 
+def record_recipe(run: Run, recipe_yaml: str) -> None:
+    """Write recipe.yaml and environment.json of a run whose first part stands."""
+    write_text(run.root / "recipe.yaml", recipe_yaml)
+    write_json(run.root / "environment.json", environment())
+
+
+@contextmanager
+def only_one(run: Run) -> Iterator[int]:
+    """Hold the run for this process and those that inherit the descriptor; the lock goes with them, however they end.
+
+    Yields:
+        The lock's file descriptor, for child processes that work on the same run.
+
+    Raises:
+        UserError: Another process is working on the same run.
+    """
+    RUNS.mkdir(exist_ok=True)
+    with (RUNS / f".{run.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{run.root}: another process is working on this run; wait for it, or stop it") from error
+        yield lock.fileno()
+
+
 def is_current(folder: Path, wanted: str) -> bool:
     """Whether the part in this folder is finished and made from what `wanted` is the fingerprint of."""
     part = folder / PART
@@ -213,8 +250,18 @@ def finish_part(folder: Path, made_from: str, seconds: float, **facts: Any) -> N
     )
 
 
+def begin_peak_rss() -> None:
+    """Forget the peak so far, so that each part reports its own; where the system cannot, peaks are the process's."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_rss_bytes() -> int:
-    """Peak resident memory of this process so far, in bytes."""
+    """Peak resident memory of this process since `begin_peak_rss`, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 

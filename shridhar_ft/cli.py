@@ -1,0 +1,220 @@
+"""The command line: each command is a function here that imports what it needs only when it is called.
+
+shridhar-ft run RECIPE [key.sub=value …]
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from shridhar_ft import __version__
+from shridhar_ft.errors import Resumable, Stop
+from shridhar_ft.progress import print_error, quiet, say
+
+app = typer.Typer(
+    name="shridhar-ft",
+    help="Fine-tune a language model on books and dialogues, up to 108,000 tokens of context, with receipts.",
+    epilog="Example: shridhar-ft run recipes/demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Build a run's data.", no_args_is_help=True, rich_markup_mode=None)
+tokenizer_app = typer.Typer(help="Train a run's tokenizer.", no_args_is_help=True, rich_markup_mode=None)
+recipe_app = typer.Typer(help="Check a recipe, or print its schema.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data", epilog="Example: shridhar-ft data build recipes/demo")
+app.add_typer(tokenizer_app, name="tokenizer", epilog="Example: shridhar-ft tokenizer train recipes/demo")
+app.add_typer(recipe_app, name="recipe", epilog="Example: shridhar-ft recipe check recipes/demo")
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, a folder with recipe.yaml, or a shipped recipe's name.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key.sub=value]...", help="Settings that replace the recipe's.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run_command())
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; the user's mistakes are one sentence, ours a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = app(args=given, prog_name="shridhar-ft", standalone_mode=False)
+    except Stop as stop:
+        if "--json" in given:
+            print(json.dumps({"status": stop.status, "error": str(stop)}, ensure_ascii=False))
+        print_error(str(stop))
+        if isinstance(stop, Resumable):
+            import shlex
+
+            print_error(f"to go on: {shlex.join(['shridhar-ft', *given])}")
+        return stop.status
+    except typer.Abort:
+        return 130
+    except Exception as error:
+        if not (hasattr(error, "exit_code") and hasattr(error, "format_message")):
+            raise
+        print_error(f"{error.format_message().rstrip('.')}; see shridhar-ft --help")
+        return int(error.exit_code)
+    return status if isinstance(status, int) else 0
+
+
+def answer(as_json: bool, value: Any, lines: Sequence[str] = ()) -> None:  # noqa: ANN401 - whatever JSON holds
+    """Print a command's answer: JSON, or lines for a person."""
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+    else:
+        for line in lines:
+            print(line)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options of no command."""
+    if version:
+        print(f"shridhar-ft {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: shridhar-ft run recipes/demo train.learning_rate=3e-4")
+def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Do everything in order: data, tokenizer, stages, SFT, export. Stops and resumes anywhere."""
+    from shridhar_ft.config import load_recipe
+    from shridhar_ft.pipeline import run_recipe
+    from shridhar_ft.runfolder import run_folder
+
+    loaded = load_recipe(recipe, overrides or [])
+    made = run_recipe(loaded, run_folder(loaded.name), [recipe, *(overrides or [])], say)
+    folder = made["run"]
+    answer(
+        as_json,
+        made,
+        [
+            *_table(made["parts"]),
+            "",
+            f"the model is in {folder}/export/model; talk to it:",
+            f"  shridhar-ft chat {folder}",
+        ],
+    )
+
+
+def _table(parts: list[dict[str, Any]]) -> list[str]:
+    """Parts of a run with their time, memory and losses, as lines."""
+    lines = [f"{'part':<18}{'seconds':>9}{'peak GB':>9}  validation loss"]
+    for part in parts:
+        losses = [(part.get(key) or {}).get("validation") for key in ("loss_before", "loss_after")]
+        change = f"{losses[0]:.4f} → {losses[1]:.4f}" if None not in losses else ""
+        lines.append(f"{part['part']:<18}{part['seconds']:>9.1f}{part['peak_rss_bytes'] / 1e9:>9.2f}  {change}")
+    return lines
+
+
+@data_app.command("build", epilog="Example: shridhar-ft data build recipes/demo data.books.paths=my/books")
+def data_build(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Read, clean and split the sources, train the tokenizer, and keep the ledger."""
+    run, _ = _prepared(recipe, overrides)
+    from shridhar_ft.runfolder import read_json
+
+    ledger = read_json(run.data / "receipts" / "ledger.json")
+    split = read_json(run.data / "receipts" / "split.json")
+    answer(as_json, {"run": str(run.root), "ledger": ledger, "split": split}, [f"the data are in {run.data}"])
+
+
+@tokenizer_app.command("train", epilog="Example: shridhar-ft tokenizer train recipes/demo")
+def tokenizer_train(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Train the recipe's tokenizer on its train split, or extend its base's."""
+    run, tokenizer = _prepared(recipe, overrides)
+    from shridhar_ft.runfolder import PART, read_json
+
+    part = read_json(run.tokenizer / PART)
+    answer(
+        as_json,
+        {"run": str(run.root), **part},
+        [f"the tokenizer is in {run.tokenizer}: {len(tokenizer):,} tokens"],
+    )
+
+
+def _prepared(recipe: str, overrides: list[str] | None) -> tuple[Any, Any]:
+    """Data and tokenizer of a recipe's run, made if need be."""
+    from shridhar_ft.config import load_recipe
+    from shridhar_ft.preparation import prepare
+    from shridhar_ft.runfolder import only_one, run_folder
+
+    loaded = load_recipe(recipe, overrides or [])
+    run = run_folder(loaded.name)
+    with only_one(run):
+        return run, prepare(loaded, run, say)
+
+
+@recipe_app.command("check", epilog="Example: shridhar-ft recipe check recipes/demo sft.rank=8")
+def recipe_check(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Validate a recipe; prints what has no effect."""
+    from shridhar_ft.config import find_recipe, load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    notes = loaded.without_effect()
+    answer(
+        as_json,
+        {"ok": True, "notes": notes, "recipe": loaded.model_dump(mode="json")},
+        [f"{find_recipe(recipe)}: valid", *(f"note: {note}" for note in notes)],
+    )
+
+
+@recipe_app.command("schema", epilog="Example: shridhar-ft recipe schema > recipe.schema.json")
+def recipe_schema_command() -> None:
+    """Print the JSON schema of a recipe, for editors."""
+    from shridhar_ft.config import recipe_schema
+
+    answer(True, recipe_schema())
+
+
+@app.command(epilog="Example: shridhar-ft export runs/demo export.dtype=bfloat16")
+def export(
+    what: Annotated[
+        str, typer.Argument(metavar="RECIPE|RUN|ADAPTER", help="A recipe, a run folder, or an adapter folder.")
+    ],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Merge adapters, certify, and write safetensors, tokenizer and model card."""
+    from shridhar_ft.export.run import export as export_it
+
+    folder, certificate = export_it(what, overrides or [], quiet if as_json else say)
+    answer(as_json, {"export": str(folder), "certificate": certificate}, [f"{folder}/model"])
+
+
+@app.command(epilog="Example: shridhar-ft chat runs/demo --prompt 'Что такое терпение?'")
+def chat(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a folder with config.json.")],
+    prompt: Annotated[str | None, typer.Option(help="Ask once, print the answer, and leave.")] = None,
+    system: Annotated[str | None, typer.Option(help="System text of the conversation.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Talk to a model, streaming, with the tokens a second."""
+    from shridhar_ft.chat import Chat, find_model, talk
+
+    conversation = Chat(find_model(model), system=system, max_new_tokens=max_new_tokens, greedy=greedy)
+    if prompt is None:
+        talk(conversation)
+        return
+    write: Callable[[str], Any] = quiet if as_json else lambda piece: print(piece, end="", flush=True)
+    figures = conversation.say(prompt, write)
+    answer(as_json, figures, [""])
+    if not as_json:
+        say(f"{figures['tokens_per_second']} tokens/s, window {figures['window_used']:.1%} full")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What `pretrain` and `sft` share as programs: arguments, the lock, the status file, the exit status.
+
+`accelerate launch` and torchrun turn every child's exit status into 1, so the true one is also in
+runs/<name>/status.json.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from shridhar_ft.config import Recipe, load_recipe
+from shridhar_ft.errors import Resumable, Stop, UserError
+from shridhar_ft.progress import print_error, quiet, say
+from shridhar_ft.runfolder import Run, only_one, run_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PROCESSES = "SHRIDHAR_FT_PROCESSES"  # how many processes `shridhar-ft run` asked accelerate for
+UNDER_RUN = "SHRIDHAR_FT_UNDER_RUN"  # set by `shridhar-ft run`, which holds the lock itself
+
+Work = Callable[[Recipe, Run, "PreTrainedTokenizerBase"], None]
+
+
+def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = None) -> int:
+    """Parse, prepare, work, and leave the status.
+
+    Args:
+        module: `pretrain` or `sft`.
+        does: One line for `--help`.
+        work: What the entry does once data and tokenizer stand.
+        arguments: Command line without the program's name.
+
+    Returns:
+        The exit status.
+    """
+    ask = argparse.ArgumentParser(
+        prog=f"accelerate launch -m shridhar_ft.{module}",
+        description=does,
+        epilog=f"example: accelerate launch -m shridhar_ft.{module} recipes/demo train.learning_rate=3e-4",
+    )
+    ask.add_argument("recipe", metavar="RECIPE", help="a YAML file, a folder with recipe.yaml, or a shipped name")
+    ask.add_argument("overrides", metavar="key.sub=value", nargs="*", help="settings that replace the recipe's")
+    given = ask.parse_args(arguments)
+    first = os.environ.get("RANK", "0") == "0"
+    run: Run | None = None
+    try:
+        recipe = load_recipe(given.recipe, given.overrides)
+        run = run_folder(recipe.name)
+        with only_one(run) if first and UNDER_RUN not in os.environ else nullcontext():
+            _check_processes()
+            _work(recipe, run, work)
+        if first:
+            run.status(0, module, "done")
+        return 0
+    except Stop as stop:
+        if first:
+            print_error(str(stop))
+            again = shlex.join(["accelerate", "launch", "-m", f"shridhar_ft.{module}", given.recipe, *given.overrides])
+            if isinstance(stop, Resumable):
+                print_error(f"to go on: {again}")
+            if run is not None:
+                run.status(stop.status, module, str(stop), resume=again)
+        return stop.status
+
+
+def _work(recipe: Recipe, run: Run, work: Work) -> None:
+    from accelerate import PartialState
+
+    from shridhar_ft.preparation import prepare
+
+    state = PartialState()
+    tell = say if state.is_main_process else quiet
+    for sentence in recipe.without_effect():
+        tell(f"note: {sentence}")
+    with state.main_process_first():
+        tokenizer = prepare(recipe, run, tell)
+    work(recipe, run, tokenizer)
+
+
+def _check_processes() -> None:
+    """Refuse to train alone where several processes were asked for: some accelerate settings silently start one."""
+    asked, found = int(os.environ.get(PROCESSES, "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if asked and asked != found:
+        raise UserError(
+            f"launch.config asks for {asked} processes and {found} came up; on a CPU use distributed_type MULTI_GPU "
+            "with use_cpu: true, as accelerate_configs/cpu_ddp.yaml does"
+        )
+
+
+def leave(status: int) -> None:
+    """End the process with this status, its output flushed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(status)

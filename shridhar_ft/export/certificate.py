@@ -1,0 +1,90 @@
+"""The merge certificate: the same text through base + adapter, merged and reloaded models, their logits side by side.
+
+RoPE is relative, so shifted position ids prove nothing: one real text as long as the whole context is read, and
+logits are compared near its start, at the original context and at its very end.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+AROUND = 8  # positions compared at each place
+# Largest difference of a logit, and mean KL divergence in nats a position, that rounding to the type explains.
+TOLERANCES = {"float32": (2e-3, 1e-6), "float16": (1e-1, 1e-3), "bfloat16": (1.0, 2e-2)}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Positions whose logits are compared, by the name of their place."""
+
+    start: list[int]
+    original_context: list[int]
+    full_context: list[int]
+
+    @property
+    def all(self) -> list[int]:
+        return [*self.start, *self.original_context, *self.full_context]
+
+
+def places(length: int, original_context: int) -> Places:
+    """Where to compare in a text of this many tokens."""
+    near = min(AROUND, length)
+    original = range(original_context - near, original_context) if near < original_context < length else ()
+    return Places(list(range(near)), list(original), list(range(length - near, length)))
+
+
+def logits_at(model: "nn.Module", ids: np.ndarray, where: list[int]) -> "torch.Tensor":
+    """Logits of a text at these positions only.
+
+    Args:
+        model: A causal language model, plain or with an adapter.
+        ids: Token ids, (T,).
+        where: Positions P.
+
+    Returns:
+        float32 (P, V) on the CPU.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    tokens = torch.as_tensor(ids, dtype=torch.long, device=device)[None]
+    keep = torch.as_tensor(where, dtype=torch.long, device=device)
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=tokens, use_cache=False, logits_to_keep=keep).logits[0].float().cpu()
+
+
+def compare(reference: "torch.Tensor", other: "torch.Tensor", where: Places) -> dict[str, Any]:
+    """Largest logit difference and mean KL divergence (nats), overall and by place."""
+    import torch
+
+    found: dict[str, Any] = {}
+    begin = 0
+    for name in ("start", "original_context", "full_context"):
+        count = len(getattr(where, name))
+        if count:
+            a, b = reference[begin : begin + count], other[begin : begin + count]
+            divergence = torch.nn.functional.kl_div(
+                b.log_softmax(-1), a.log_softmax(-1), log_target=True, reduction="none"
+            )
+            found[name] = {
+                "positions": [getattr(where, name)[0], getattr(where, name)[-1]],
+                "largest_logit_difference": float((a - b).abs().max()),
+                "mean_kl_nats": float(divergence.sum(-1).mean()),
+            }
+        begin += count
+    found["largest_logit_difference"] = max(place["largest_logit_difference"] for place in found.values())
+    found["mean_kl_nats"] = max(place["mean_kl_nats"] for place in list(found.values())[:-1])
+    return found
+
+
+def holds(found: dict[str, Any], dtype: str) -> bool:
+    """Whether a comparison is within what rounding to this type explains."""
+    logit, divergence = TOLERANCES[dtype]
+    # A NaN compares false, so it fails here.
+    return found["largest_logit_difference"] <= logit and found["mean_kl_nats"] <= divergence

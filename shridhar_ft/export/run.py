@@ -1,0 +1,253 @@
+"""Exports what a recipe, a run folder or an adapter ends with."""
+
+import difflib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shridhar_ft.adapters import Weights
+from shridhar_ft.config import Recipe, load_recipe
+from shridhar_ft.documents import book_documents, long_text
+from shridhar_ft.errors import CheckFailed, UserError
+from shridhar_ft.export.card import model_card
+from shridhar_ft.export.merge import Merge, merge_and_certify
+from shridhar_ft.model.build import attention_choice, base_config, stage_config
+from shridhar_ft.model.rope import original_context
+from shridhar_ft.preparation import measured_context, part_of, window_of_sft
+from shridhar_ft.receipts import read_receipts
+from shridhar_ft.runfolder import (
+    RUNS,
+    Run,
+    begin_peak_rss,
+    check_owner,
+    environment,
+    fingerprint,
+    finish_part,
+    is_current,
+    publishing,
+    read_json,
+    run_folder,
+    write_json,
+    write_text,
+)
+from shridhar_ft.stages import last_part, part_names
+from shridhar_ft.tokenizer import load_tokenizer
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def open_run(folder: Path) -> tuple[Recipe, Run]:
+    """The recipe and run of a run folder.
+
+    Raises:
+        UserError: It is no run folder, or belongs to another name.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        near = difflib.get_close_matches(folder.name, [p.name for p in RUNS.glob("*") if p.is_dir()], n=1)
+        raise UserError(
+            f"{folder}: no run folder (no recipe.yaml in it)" + (f"; did you mean runs/{near[0]}?" if near else "")
+        )
+    run = Run(folder)
+    check_owner(run)
+    return load_recipe(folder / "recipe.yaml"), run
+
+
+def export(what: str, overrides: list[str], say: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+    """Export a recipe's run, a run folder, or an adapter folder.
+
+    Args:
+        what: RECIPE, RUN or ADAPTER, as the user names it.
+        overrides: `key.sub=value`, for a recipe or run.
+        say: Told each line.
+
+    Returns:
+        The folder that was written, and its certificate.
+
+    Raises:
+        UserError: It is none of the three, or not finished.
+        CheckFailed: The certificate does not hold.
+    """
+    path = Path(what)
+    if (path / "adapter_config.json").is_file():
+        inside = path.resolve().parent
+        for parent in inside.parents:
+            if (parent / "recipe.yaml").is_file() and (inside / "part.json").is_file():
+                recipe, run = open_run(parent)
+                name = str(inside.relative_to(parent.resolve()))
+                if name == part_names(recipe)[-1]:
+                    return run.export, ensure_export(recipe, run, say)
+                return inside / "export", _export_part(recipe, run, name, inside / "export", say)
+        return path.parent / "export", _export_adapter(path, path.parent / "export", say)
+    if (path / "status.json").is_file() or (path / "data" / "part.json").is_file():
+        _, run = open_run(path)
+        recipe = load_recipe(path / "recipe.yaml", overrides)
+    else:
+        recipe = load_recipe(what, overrides)
+        run = run_folder(recipe.name)
+    return run.export, ensure_export(recipe, run, say)
+
+
+def ensure_export(recipe: Recipe, run: Run, say: Callable[[str], None]) -> dict[str, Any]:
+    """The run's export: made if it is missing or made from something else."""
+    last = last_part(recipe, run)
+    wanted = fingerprint(last["fingerprint"], recipe.export.model_dump())
+    if is_current(run.export, wanted):
+        say("export: up to date")
+        return read_json(run.export / "certificate.json")
+    return _export_part(recipe, run, last["name"], run.export, say, wanted)
+
+
+def _export_part(
+    recipe: Recipe, run: Run, name: str, target: Path, say: Callable[[str], None], made_from: str = ""
+) -> dict[str, Any]:
+    """Merge, certify, describe and publish what the part of this name ended with."""
+    started = time.monotonic()
+    begin_peak_rss()
+    part = part_of(run.root / name)
+    if part is None:
+        raise UserError(f"{run.root / name} is not finished; run `shridhar-ft run {run.root}/recipe.yaml` first")
+    tokenizer = load_tokenizer(run.tokenizer)
+    stages = [f"stages/{stage.name}" for stage in recipe.stages]
+    index = stages.index(name) if name in stages else -1
+    config, wanted = stage_config(recipe, index, len(tokenizer))
+    attention, _ = attention_choice(recipe.model)
+    context = wanted.context if recipe.stages else window_of_sft(recipe, tokenizer)
+    dtype = _dtype(recipe)
+    merge = Merge(
+        weights=Weights.from_dict(part["weights"], run.root),
+        config=config,
+        tokenizer=tokenizer,
+        text=_certificate_text(recipe, run, context),
+        original_context=wanted.original_context,
+        attention=attention,
+        dtype=dtype,
+        seed=recipe.seed,
+    )
+    certificate = _publish(
+        merge, target, say, lambda found: _run_card(recipe, run, name, context, dtype, found), made_from, started
+    )
+    say(f"export: {target}/model ({dtype})")
+    return certificate
+
+
+def _publish(
+    merge: Merge,
+    target: Path,
+    say: Callable[[str], None],
+    card: Callable[[dict[str, Any]], str],
+    made_from: str,
+    started: float,
+) -> dict[str, Any]:
+    failed = target.with_name(f"{target.name}_failed_certificate.json")
+    with publishing(target) as folder:
+        try:
+            certificate = merge_and_certify(merge, folder, say)
+        except CheckFailed as error:
+            if (folder / "certificate.json").is_file():  # the folder goes, what it showed stays
+                write_json(failed, read_json(folder / "certificate.json"))
+                raise CheckFailed(f"the merge certificate does not hold ({failed}): {error}") from error
+            raise
+        write_text(folder / "README.md", card(certificate))
+        finish_part(folder, made_from, time.monotonic() - started, dtype=merge.dtype)
+    failed.unlink(missing_ok=True)
+    return certificate
+
+
+def _dtype(recipe: Recipe) -> str:
+    if recipe.export.dtype != "auto":
+        return recipe.export.dtype
+    if recipe.model.from_config is not None:
+        return "float32"
+    stored = str(base_config(recipe.model).dtype).removeprefix("torch.")
+    return stored if stored in DTYPES else "float32"
+
+
+def _certificate_text(recipe: Recipe, run: Run, context: int) -> np.ndarray:
+    """A text of exactly `context` tokens: the long text, else the books, repeated where they are shorter."""
+    tokenizer = load_tokenizer(run.tokenizer)
+    held = recipe.eval.context or recipe.last_context or 0
+    ids = long_text(recipe.eval, tokenizer) if held and measured_context(recipe) else np.zeros(0, dtype=np.int32)
+    if len(ids) < context:
+        books = [
+            document.ids
+            for split in ("test", "validation", "train")
+            for document in book_documents(run, tokenizer, split)
+        ]
+        ids = np.concatenate([ids, *books])
+    if not len(ids):
+        ids = random_text(len(tokenizer), context)
+    return np.resize(ids, context)
+
+
+def random_text(vocab_size: int, length: int) -> np.ndarray:
+    """Seeded random token ids, for a certificate without any text at hand."""
+    return np.random.default_rng(0).integers(0, vocab_size, length, dtype=np.int32)
+
+
+def _run_card(recipe: Recipe, run: Run, last: str, context: int, dtype: str, certificate: dict[str, Any]) -> str:
+    names = part_names(recipe)
+    parts = [{"part": name, **(part_of(run.root / name) or {})} for name in names[: names.index(last) + 1]]
+    ledger = read_json(run.data / "receipts" / "ledger.json")["measured"]
+    report = read_json(run.data / "report.json")
+    base = recipe.model.base
+    return model_card(
+        {
+            "name": recipe.name,
+            "licence": recipe.export.licence,
+            "base": Path(base).name if base and Path(base).is_dir() else base,
+            "base_on_hub": bool(base) and not Path(str(base)).is_dir(),
+            "context": context,
+            "dtype": dtype,
+            "parts": parts,
+            "data": {
+                split: {kind: report["splits"][split][kind]["rows"] for kind in ("books", "dialogues")}
+                for split in ("train", "validation", "test")
+            },
+            "tokens": ledger["tokens"],
+            "certificate": certificate,
+            "receipts": {path: receipt["ok"] for path, receipt in read_receipts(run.root).items()}
+            | {"export/certificate.json": certificate["ok"]},
+            "version": environment()["packages"].get("shridhar_ft", "?"),
+        }
+    )
+
+
+def _export_adapter(folder: Path, target: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Merge an adapter that lies outside any run onto the base that its own config names."""
+    from transformers import AutoTokenizer
+
+    from shridhar_ft.config import Model
+
+    started = time.monotonic()
+    stored = read_json(folder / "adapter_config.json")
+    base = stored.get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{folder / 'adapter_config.json'}: it names no base (base_model_name_or_path); add it")
+    model = Model(base=base, revision=stored.get("revision"))
+    config = base_config(model)
+    source = folder if (folder / "tokenizer_config.json").is_file() else base
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{source}: no tokenizer there; copy the one that the adapter was trained with beside it"
+        ) from error
+    attention, _ = attention_choice(model)
+    dtype = str(config.dtype).removeprefix("torch.") if config.dtype else "float32"
+    length = min(int(config.max_position_embeddings), 4096)  # nobody says how long this adapter's texts were
+    merge = Merge(
+        weights=Weights(base, model.revision, (str(folder),)),
+        config=config,
+        tokenizer=tokenizer,
+        text=random_text(len(tokenizer), length),
+        original_context=original_context(config),
+        attention=attention,
+        dtype=dtype if dtype in DTYPES else "float32",
+        seed=0,
+    )
+    certificate = _publish(merge, target, say, lambda found: f"# {folder.name}\n\nMerged onto {base}.\n", "", started)
+    say(f"export: {target}/model ({merge.dtype})")
+    return certificate

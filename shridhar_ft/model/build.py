@@ -1,0 +1,232 @@
+"""Builds a model from a config with random weights, or loads a base; RoPE is in the config before either."""
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from shridhar_ft.config import Model, Recipe
+from shridhar_ft.errors import UserError
+from shridhar_ft.model.rope import StageRope, apply_rope, original_context, stage_rope
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+# ------------------------------------------------------------------------------------------------- configs
+
+
+def base_config(model: Model, vocab_size: int | None = None) -> "PreTrainedConfig":
+    """The model's config as it is before any stage: from the recipe, or from the base.
+
+    Args:
+        model: The recipe's `model` section.
+        vocab_size: Tokens of the tokenizer, for a model from config.
+
+    Raises:
+        UserError: Unknown model type or key, a type without RoPE, a base that is not there.
+    """
+    config = _from_recipe(model, vocab_size) if model.from_config is not None else _from_base(model)
+    where = "model.from_config.model_type" if model.from_config is not None else "model.base"
+    if not getattr(config, "rope_parameters", None):
+        raise UserError(
+            f"{where}: {config.model_type} has no rotary position embedding (RoPE), so its context cannot be extended"
+            f"{'; its learned positions end at n_positions' if config.model_type == 'gpt2' else ''}; "
+            "take a model with RoPE, e.g. llama, qwen3 or gemma3_text"
+        )
+    return config
+
+
+def _from_recipe(model: Model, vocab_size: int | None) -> "PreTrainedConfig":
+    from transformers import CONFIG_MAPPING
+
+    given: dict[str, Any] = dict(model.from_config or {})
+    model_type = given.pop("model_type")
+    if model_type not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
+        raise UserError(
+            f"model.from_config.model_type: transformers knows no '{model_type}'"
+            + (f"; did you mean '{near[0]}'?" if near else "; llama is a good first choice")
+        )
+    config_class = CONFIG_MAPPING[model_type]
+    # A config class swallows any keyword; a misspelt size would silently be its default.
+    known = [*inspect.signature(config_class).parameters, "rope_theta", *getattr(config_class, "attribute_map", {})]
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            mend = f"did you mean '{near[0]}'?" if near else "take it away"
+            raise UserError(f"model.from_config: {model_type} has no key '{key}'; {mend}")
+    if vocab_size is not None and given.get("vocab_size", vocab_size) != vocab_size:
+        raise UserError(
+            f"model.from_config.vocab_size: {given['vocab_size']}, but the tokenizer has {vocab_size} tokens; "
+            "leave it out, it follows the tokenizer"
+        )
+    if vocab_size is not None:
+        given["vocab_size"] = vocab_size
+    try:
+        return config_class(**given)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.from_config: {str(error).strip().splitlines()[-1].strip()}; mend the sizes") from error
+
+
+def _from_base(model: Model) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model.base, revision=model.revision)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.base: no model at '{model.base}' ({str(error).strip().splitlines()[0]}); "
+            "give a folder with config.json and safetensors, or a Hub id while the network is there"
+        ) from error
+    return config.get_text_config()
+
+
+def stage_config(recipe: Recipe, index: int, vocab_size: int) -> tuple["PreTrainedConfig", StageRope]:
+    """The config that stage `index` trains with, RoPE applied, made from the recipe alone.
+
+    Args:
+        recipe: The whole recipe.
+        index: Stage number from 0; −1 means the last one, as SFT has it (the base's own where there are no stages).
+        vocab_size: Tokens of the tokenizer.
+
+    Returns:
+        The config, and the RoPE that was put into it.
+    """
+    config = base_config(recipe.model, vocab_size if recipe.model.base is None else None)
+    if recipe.model.from_config is not None and "max_position_embeddings" not in recipe.model.from_config:
+        config.max_position_embeddings = recipe.stages[0].context
+    elif recipe.model.from_config is not None:
+        # The recipe states the final length; the weights are first trained at the first stage's.
+        config.max_position_embeddings = min(config.max_position_embeddings, recipe.stages[0].context)
+    if not recipe.stages:
+        wanted = stage_rope(recipe, -1, original_context(config))
+    else:
+        wanted = stage_rope(recipe, range(len(recipe.stages))[index], original_context(config))
+    if recipe.model.from_config is not None:
+        config.max_position_embeddings = wanted.context
+    return apply_rope(config, wanted), wanted
+
+
+# ------------------------------------------------------------------------------------------- build and load
+
+
+def attention_choice(model: Model) -> tuple[str, str]:
+    """The attention implementation, as transformers names it, and a sentence on why."""
+    from importlib.util import find_spec
+
+    import torch
+
+    flash = find_spec("flash_attn") is not None and torch.cuda.is_available()
+    if model.attention == "flash" and not flash:
+        raise UserError("model.attention: flash needs the flash-attn package and a CUDA device; set it to auto or sdpa")
+    if model.attention in ("auto", "flash") and flash:
+        return "flash_attention_2", "attention: FlashAttention (installed, CUDA device found)"
+    if model.attention == "eager":
+        return "eager", "attention: eager, as the recipe asks"
+    why = "no CUDA device" if not torch.cuda.is_available() else "flash-attn is not installed"
+    return "sdpa", "attention: SDPA" + (f" ({why}, so no FlashAttention)" if model.attention == "auto" else "")
+
+
+def build_model(config: "PreTrainedConfig", seed: int, attention: str) -> "PreTrainedModel":
+    """A causal language model with random weights in float32, the same for the same seed."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+
+
+def load_model(
+    source: str | Path,
+    config: "PreTrainedConfig",
+    attention: str,
+    dtype: "torch.dtype | str",
+    revision: str | None = None,
+) -> "PreTrainedModel":
+    """Load weights under a config that already has its RoPE.
+
+    Args:
+        source: Folder or Hub id.
+        config: From `stage_config`; its vocabulary is that of the weights until `grow_vocabulary`.
+        attention: From `attention_choice`.
+        dtype: Type of the weights in memory; "auto" keeps the stored one.
+        revision: Commit on the Hub.
+
+    Raises:
+        UserError: The weights are not there, or do not fit the config (a tensor missing, or of another shape).
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise UserError(
+            f"{source}: no weights there ({str(error).strip().splitlines()[0]}); give a folder with safetensors"
+        ) from error
+    # transformers fills missing tensors with random numbers and only logs it.
+    if absent := sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ())):
+        raise UserError(f"{source}: {len(absent)} tensors do not fit or are missing, first {absent[0]}; wrong folder?")
+    return model
+
+
+def grow_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", seed: int) -> int:
+    """Make room for tokens that were added to a base's tokenizer; returns how many rows were added.
+
+    A base may have more rows than its tokenizer has tokens (padded to a multiple); rows are never taken away.
+    """
+    import torch
+
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # new rows are drawn near the mean of the old ones
+            model.resize_token_embeddings(len(tokenizer))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return max(len(tokenizer) - rows, 0)
+
+
+# ------------------------------------------------------------------------------------------------- hashes
+
+
+def weights_hash(model: "torch.nn.Module") -> str:
+    """xxh3 over every parameter's name, type, shape and bytes, in the order of their names (tied ones once)."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(model.named_parameters()):
+        update_hash(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def update_hash(digest: "xxhash.xxh3_128", name: str, tensor: "torch.Tensor") -> None:
+    """Add one named tensor to a digest: name, type, shape, bytes."""
+    import torch
+
+    data = tensor.detach().cpu().contiguous()
+    digest.update(f"{name} {data.dtype} {list(data.shape)}".encode())
+    digest.update(data.flatten().view(torch.uint8).numpy())
+
+
+def safetensors_hash(folder: Path) -> str:
+    """`weights_hash` of the safetensors files in a folder, one tensor in memory at a time."""
+    from safetensors import safe_open
+
+    where = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            where.update(dict.fromkeys(tensors.keys(), file))
+    digest = xxhash.xxh3_128()
+    for name, file in sorted(where.items()):
+        with safe_open(file, framework="pt") as tensors:
+            update_hash(digest, name, tensors.get_tensor(name))
+    return digest.hexdigest()

@@ -1,0 +1,173 @@
+"""`shridhar-ft run`: data, tokenizer, stages, SFT, export, in order, redoing only what changed.
+
+Training goes through `accelerate launch` in a process of its own, so that the same command serves one CPU and
+eight GPUs. A signal to `run` is passed on to the training processes, which save and stop; `run` then returns their
+true status, which accelerate itself would turn into 1.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+import yaml
+
+from shridhar_ft.config import Recipe
+from shridhar_ft.entry import PROCESSES, UNDER_RUN
+from shridhar_ft.errors import CheckFailed, Resumable, Stop, UserError
+from shridhar_ft.runfolder import Run, is_current, only_one, read_json
+from shridhar_ft.shipped import shipped
+
+
+def run_recipe(recipe: Recipe, run: Run, arguments: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+    """Do everything that the recipe asks for and that is not done yet.
+
+    Args:
+        recipe: The loaded recipe.
+        run: Its run folder.
+        arguments: RECIPE and overrides as the user gave them: the training processes get them too.
+        say: Told each line.
+
+    Returns:
+        What was made: run folder, parts with their seconds and losses, the certificate's verdict.
+
+    Raises:
+        Stop: Any part ended early; the status file says where.
+    """
+    part = "prepare"
+    with only_one(run) as lock:
+        try:
+            for sentence in recipe.without_effect():
+                say(f"note: {sentence}")
+            config = launch_config(recipe)
+            from shridhar_ft.preparation import prepare
+
+            tokenizer = prepare(recipe, run, say)
+            for module, wanted in (("pretrain", bool(recipe.stages)), ("sft", recipe.sft is not None)):
+                part = module
+                if wanted and not _trained(recipe, run, module, tokenizer, say):
+                    run.status(None, module, "training")
+                    _launch(module, run, config, arguments, lock, say)
+            part = "export"
+            run.status(None, part, "exporting")
+            from shridhar_ft.export.run import ensure_export
+
+            certificate = ensure_export(recipe, run, say)
+        except Stop as stop:
+            if run.root.is_dir():
+                run.status(stop.status, part, str(stop), resume=_again(arguments))
+            raise
+        run.status(0, "run", "done")
+    return {"run": str(run.root), "parts": summary(recipe, run), "certificate": certificate}
+
+
+def summary(recipe: Recipe, run: Run) -> list[dict[str, Any]]:
+    """The finished parts of a run: seconds, peak memory, and the losses of those that train."""
+    from shridhar_ft.stages import part_names
+
+    kept = ("seconds", "peak_rss_bytes", "loss_before", "loss_after", "steps", "context", "method")
+    found = []
+    for name in ("data", "tokenizer", *part_names(recipe), "export"):
+        file = run.root / name / "part.json"
+        if file.is_file():
+            found.append({"part": name, **{key: value for key, value in read_json(file).items() if key in kept}})
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- launch
+
+
+def launch_config(recipe: Recipe) -> Path:
+    """The accelerate config that training starts under.
+
+    Raises:
+        UserError: It does not exist.
+    """
+    if recipe.launch.config != "auto":
+        path = Path(recipe.launch.config)
+        if not path.is_file():
+            known = ", ".join(sorted(p.name for p in shipped("accelerate_configs").glob("*.yaml")))
+            raise UserError(f"launch.config: {path} does not exist; shipped ones are accelerate_configs/ with {known}")
+        return path
+    import torch
+
+    if torch.cuda.is_available():
+        name = "ddp" if torch.cuda.device_count() > 1 else "single_gpu"
+    else:
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+    return shipped(f"accelerate_configs/{name}.yaml")
+
+
+def _trained(recipe: Recipe, run: Run, module: str, tokenizer: Any, say: Callable[[str], None]) -> bool:  # noqa: ANN401
+    """Whether every part of this entry is current, so that no process need be started for it."""
+    from shridhar_ft.stages import sft_part, stage_part
+
+    if module == "sft":
+        current = is_current(run.sft, sft_part(recipe, run, tokenizer).made_from)
+    else:
+        current = True
+        for index in range(len(recipe.stages)):
+            # A later stage's fingerprint can only be known when the one before it is current.
+            current = current and is_current(
+                run.stage(recipe.stages[index].name), stage_part(recipe, run, index, tokenizer).made_from
+            )
+            if not current:
+                break
+    if current:
+        say(f"{module}: up to date")
+    return current
+
+
+def _launch(
+    module: str, run: Run, config: Path, arguments: Sequence[str], lock: int, say: Callable[[str], None]
+) -> None:
+    """Start an entry under accelerate and wait for its end."""
+    processes = int((yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("num_processes", 1))
+    threads = max(1, (psutil.cpu_count(logical=False) or 1) // processes)
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--quiet"),
+        *("--num_cpu_threads_per_process", str(threads)),
+        *("-m", f"shridhar_ft.{module}", *arguments),
+    ]
+    say(f"{module}: accelerate launch --config_file {config.name} ({processes} process{'es' if processes > 1 else ''})")
+    environment = os.environ | {UNDER_RUN: "1", PROCESSES: str(processes) if processes > 1 else "0"}
+    # A session of its own: Ctrl-C then reaches the training through us, once, and not accelerate, which would die.
+    child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=(lock,))
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in _training_processes(child.pid):
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code == 0:
+        return
+    status = read_json(run.root / "status.json")
+    known = {stop.status: stop for stop in Stop.__subclasses__() if stop is not Stop} | {75: Resumable, 1: CheckFailed}
+    if status.get("status") in known and status["part"] == module:
+        raise known[status["status"]](status["message"])
+    raise CheckFailed(f"{module} ended with status {code} and no word of its own; the lines above tell more")
+
+
+def _training_processes(launcher: int) -> list[psutil.Process]:
+    """The processes that train: those below the launcher that have no children of ours themselves."""
+    try:
+        below = psutil.Process(launcher).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [process for process in below if "shridhar_ft" in " ".join(process.cmdline()) and not process.children()]
+
+
+def _again(arguments: Sequence[str]) -> str:
+
+    return shlex.join(["shridhar-ft", "run", *arguments])

@@ -1,0 +1,105 @@
+"""What a person sees while a part works: a live bar on a terminal, plain lines elsewhere; all of it on stderr."""
+
+import sys
+import time
+import warnings
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(line: str) -> None:
+    """One plain line for the user."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def quiet(line: str) -> None:
+    """Swallow a line: for ranks other than the first, whose lines would be the same."""
+
+
+def hush_libraries() -> None:
+    """Take away what the libraries print beside our own lines: their bars, and deprecations of their next major.
+
+    Their warnings about settings and data stay.
+    """
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    for module in ("transformers", "trl", "accelerate", "peft"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+
+
+class TrainingProgress:
+    """Stage, step, loss, tokens/s and time to go; a context manager around one training."""
+
+    def __init__(self, part: str, show: bool = True) -> None:
+        """
+        Args:
+            part: Name of the stage, or `sft`.
+            show: False on ranks other than the first.
+        """
+        self.part, self.steps, self.show = part, 0, show
+        self.live = show and console.is_terminal
+        self.started = time.monotonic()
+        self.first_step = 0
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task(part, total=None, figures="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def begin(self, step: int, steps: int) -> None:
+        """Training (re)starts after this many of so many steps."""
+        self.first_step, self.steps, self.started = step, steps, time.monotonic()
+        self.bar.update(self.task, completed=step, total=steps)
+
+    def step(self, step: int) -> None:
+        """A step is done."""
+        self.bar.update(self.task, completed=step)
+
+    def figures(self, step: int, figures: dict[str, float]) -> None:
+        """New figures: loss, tokens_per_second, eval_loss, whichever there are."""
+        parts = []
+        for key, text in (
+            ("loss", "loss {:.4f}"),
+            ("eval_loss", "validation loss {:.4f}"),
+            ("tokens_per_second", "{:,.0f} tokens/s"),
+        ):
+            if key in figures:
+                parts.append(text.format(figures[key]))
+        line = " · ".join(parts)
+        self.bar.update(self.task, completed=step, figures=line)
+        if self.show and not self.live:
+            say(f"{self.part} · step {step}/{self.steps} · {line} · {self._to_go(step)} to go")
+
+    def _to_go(self, step: int) -> str:
+        done = step - self.first_step
+        if done <= 0:
+            return "?"
+        seconds = int((time.monotonic() - self.started) / done * (self.steps - step))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def print_error(sentence: str) -> None:
+    """The one sentence that an ended command leaves."""
+    print(f"shridhar-ft: {sentence}", file=sys.stderr)

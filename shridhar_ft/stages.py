@@ -1,0 +1,167 @@
+"""The order of the parts that train: each stage, then SFT, and what each one is made from.
+
+One part begins with the weights of the part before it; so its fingerprint holds the fingerprint of that one, and a
+changed setting makes anew just what hangs on it.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from shridhar_ft.adapters import Weights
+from shridhar_ft.config import Recipe, Tuning
+from shridhar_ft.documents import book_documents, dialogue_documents
+from shridhar_ft.errors import UserError
+from shridhar_ft.model.build import base_config, build_model, stage_config
+from shridhar_ft.model.rope import original_context, stage_rope
+from shridhar_ft.preparation import part_of, window_of_sft
+from shridhar_ft.receipts import write_receipt
+from shridhar_ft.runfolder import PART, Run, fingerprint, finish_part, is_current, publishing, read_json
+from shridhar_ft.training import NOT_IN_THE_WEIGHTS, TrainingPart
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def part_names(recipe: Recipe) -> list[str]:
+    """Names of the training parts in order, as `train_part` and the status file call them."""
+    return [f"stages/{stage.name}" for stage in recipe.stages] + (["sft"] if recipe.sft else [])
+
+
+def stage_part(recipe: Recipe, run: Run, index: int, tokenizer: "PreTrainedTokenizerBase") -> TrainingPart:
+    """Stage `index`, ready for `train_part`; the stage before it must be finished."""
+    stage = recipe.stages[index]
+    tuning = stage.tuning(recipe.train)
+    before = _finished(recipe, run, index)
+    start = Weights.from_dict(before["weights"], run.root) if before else _first_weights(recipe, run, tuning, tokenizer)
+    rope = stage_rope(recipe, index, original_context(base_config(recipe.model)))
+    return TrainingPart(
+        name=f"stages/{stage.name}",
+        folder=run.stage(stage.name),
+        tuning=tuning,
+        context=stage.context,
+        stage_index=index,
+        documents=partial(book_documents, run, tokenizer),
+        why_masked="not learned",
+        start=start,
+        continues_adapter=bool(before) and tuning.method == "lora",
+        came_from=before,
+        made_from=_made_from(recipe, run, tuning, before, [stage.context, rope.rope.model_dump(), rope.context]),
+    )
+
+
+def sft_part(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> TrainingPart:
+    """SFT, ready for `train_part`; every stage must be finished."""
+    assert recipe.sft is not None, "the caller asks whether there is SFT"
+    before = _finished(recipe, run, len(recipe.stages))
+    start = (
+        Weights.from_dict(before["weights"], run.root) if before else _first_weights(recipe, run, recipe.sft, tokenizer)
+    )
+    context = window_of_sft(recipe, tokenizer)
+    assistant_only = recipe.sft.assistant_only_loss
+    return TrainingPart(
+        name="sft",
+        folder=run.sft,
+        tuning=recipe.sft,
+        context=context,
+        stage_index=-1,
+        documents=lambda split: dialogue_documents(run, tokenizer, split, context, assistant_only),
+        why_masked="not the assistant's",
+        start=start,
+        continues_adapter=False,
+        came_from=before,
+        made_from=_made_from(recipe, run, recipe.sft, before, [context, assistant_only]),
+        handed_over=partial(_mask_receipt, run, context, assistant_only),
+    )
+
+
+def last_part(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """part.json of the part whose weights the run ends with.
+
+    Raises:
+        UserError: It is not finished.
+    """
+    name = part_names(recipe)[-1]
+    finished = part_of(run.root / name)
+    if finished is None:
+        raise UserError(f"{run.root / name} is not finished; run `shridhar-ft run` with this recipe first")
+    return {"name": name, **finished}
+
+
+def _finished(recipe: Recipe, run: Run, index: int) -> dict[str, Any]:
+    """part.json of the stage before number `index`; {} where there is none."""
+    if index == 0:
+        return {}
+    stage = recipe.stages[index - 1]
+    finished = part_of(run.stage(stage.name))
+    if finished is None:
+        raise UserError(
+            f"stage '{stage.name}' has not finished, so nothing can begin with its weights; "
+            "run `accelerate launch -m shridhar_ft.pretrain` with this recipe first"
+        )
+    return {"name": f"stages/{stage.name}", **finished}
+
+
+def _first_weights(recipe: Recipe, run: Run, tuning: Tuning, tokenizer: "PreTrainedTokenizerBase") -> Weights | None:
+    """What the first part begins with: the base; random weights; or, under an adapter, random weights on disk."""
+    if recipe.model.base is not None:
+        return Weights(recipe.model.base, recipe.model.revision)
+    if tuning.method == "full":
+        return None
+    # An adapter alone could not be loaded again: the random weights it was trained on have to be kept.
+    folder = run.root / "base"
+    wanted = fingerprint(recipe.model.model_dump(), recipe.seed, len(tokenizer))
+    if not is_current(folder, wanted):
+        config, _ = stage_config(recipe, 0, len(tokenizer))
+        with publishing(folder) as temporary:
+            build_model(config, recipe.seed, "sdpa").save_pretrained(temporary)
+            finish_part(temporary, wanted, 0.0)
+    return Weights(str(folder))
+
+
+def _made_from(recipe: Recipe, run: Run, tuning: Tuning, before: dict[str, Any], own: list[Any]) -> str:
+    """Fingerprint of all that a part's weights hang on."""
+    settings = {k: v for k, v in _tuning_alone(tuning).items() if k not in NOT_IN_THE_WEIGHTS}
+    return fingerprint(
+        settings,
+        own,
+        recipe.seed,
+        recipe.model.model_dump(exclude={"attention"}),
+        read_json(run.data / PART)["fingerprint"],
+        read_json(run.tokenizer / PART)["fingerprint"],
+        before.get("fingerprint"),
+    )
+
+
+def _tuning_alone(tuning: Tuning) -> dict[str, Any]:
+    """The tuning settings alone, without what a subclass adds."""
+    return {key: value for key, value in tuning.model_dump(mode="json").items() if key in Tuning.model_fields}
+
+
+def _mask_receipt(run: Run, context: int, assistant_only: bool, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Print one conversation with its masked part marked, so that a person sees what is learned."""
+    example = next(dialogue_documents(run, tokenizer, "train", context, assistant_only))
+    marked, spans = [], []
+    for token, learned in zip(example.ids.tolist(), example.learned.tolist(), strict=True):
+        if not spans or spans[-1][0] != learned:
+            spans.append((learned, []))
+        spans[-1][1].append(token)
+    for learned, tokens in spans:
+        text = tokenizer.decode(tokens, skip_special_tokens=False)
+        marked.append(f"⟦{text}⟧" if learned else text)
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    closes = [bool(tokens) and tokens[-1] == end for learned, tokens in spans if learned]
+    learned = int(example.learned.sum())
+    write_receipt(
+        run.sft / "receipts" / "mask.json",
+        {"assistant_only_loss": assistant_only, "the_closing_token_is_learned": True},
+        {
+            "example": "".join(marked),
+            "legend": "⟦what the loss falls on⟧",
+            "tokens": len(example.ids),
+            "learned_tokens": learned,
+            "answers": len(closes),
+            "answers_with_their_closing_token": sum(closes),
+        },
+        learned > 0 and all(closes) and (not assistant_only or learned < len(example.ids)),
+        mend="the chat template must mark the assistant's words with {% generation %}, <|end|> included",
+    )

@@ -1,0 +1,243 @@
+"""The tokenizer: train a byte-level BPE on the corpus, or extend a base's own; wrap documents; measure.
+
+    books      <|spiritual|> text <|end|>
+    dialogues  <|dialogue|> role NEWLINE text <|end|> role NEWLINE text <|end|> …
+
+The pre-tokenizing pattern is o200k's: unlike GPT-2's it keeps combining marks with their letters, so Sanskrit in
+Cyrillic is not cut to pieces, and llama.cpp knows it. There is no normalizer: what goes in comes out.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shridhar_ft.config import SPECIAL_TOKENS, Recipe, TrainTokenizer
+from shridhar_ft.data.load import conversations, load_split, works
+from shridhar_ft.errors import UserError
+from shridhar_ft.runfolder import Run, fingerprint, finish_part, is_current, publishing, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BOOK, DIALOGUE, END = SPECIAL_TOKENS
+PAD = "<|pad|>"
+
+# Source: tiktoken's o200k_base (MIT), tiktoken_ext/openai_public.py.
+_WORD_HEAD, _WORD_TAIL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+O200K_PATTERN = "|".join(
+    (
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_WORD_HEAD}*{_WORD_TAIL}+{_CONTRACTION}",
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_WORD_HEAD}+{_WORD_TAIL}*{_CONTRACTION}",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+
+# The closing token stands inside the generation block: the assistant has to learn to stop.
+CHAT_TEMPLATE = (
+    f"{DIALOGUE}"
+    "{%- for message in messages -%}"
+    "{{ message['role'] + '\n' }}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{ message['content'] | trim + '" + END + "' }}{%- endgeneration -%}"
+    "{%- else -%}{{ message['content'] | trim + '" + END + "' }}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ 'assistant\n' }}{%- endif -%}"
+)
+
+
+# ------------------------------------------------------------------------------------------ train or extend
+
+
+def train_tokenizer(texts: Iterable[str], settings: TrainTokenizer, model_max_length: int) -> "PreTrainedTokenizerBase":
+    """Train a byte-level BPE.
+
+    Args:
+        texts: What it is trained on, streamed once.
+        settings: Vocabulary size (tokens, special ones included) and special tokens.
+        model_max_length: Context of the model it is for (tokens).
+
+    Returns:
+        A fast tokenizer with the chat template set, `<|end|>` as its end and `<|pad|>` as its padding.
+
+    Raises:
+        UserError: The corpus yields fewer merges than the vocabulary asks for.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = list(dict.fromkeys([*settings.special_tokens, PAD]))
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(O200K_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocab_size,
+        min_frequency=settings.min_frequency,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    if (size := bpe.get_vocab_size()) < settings.vocab_size:
+        raise UserError(
+            f"tokenizer.train.vocab_size: {settings.vocab_size} tokens were asked for and this corpus yields {size}; "
+            f"set tokenizer.train.vocab_size={size} or less, or add text"
+        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[token for token in special if token not in (END, PAD)],
+        model_max_length=model_max_length,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def extend_tokenizer(source: str, revision: str | None, model_max_length: int | None) -> "PreTrainedTokenizerBase":
+    """Load a base's tokenizer and add the special tokens and the chat template.
+
+    Its own beginning-of-text token, where it sets one, stays in front of books and dialogues.
+
+    Args:
+        source: Folder or Hub id.
+        revision: Commit on the Hub.
+        model_max_length: Context of the model it is for (tokens); None keeps the base's.
+
+    Raises:
+        UserError: There is no such tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"tokenizer: no tokenizer at '{source}' ({_first_line(error)}); "
+            "give a folder that holds one, or a Hub id while the network is there"
+        ) from error
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": list(SPECIAL_TOKENS)}, replace_extra_special_tokens=False
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    opens_with_bos = tokenizer.bos_token_id is not None and tokenizer("а").input_ids[:1] == [tokenizer.bos_token_id]
+    tokenizer.chat_template = ("{{- bos_token -}}" if opens_with_bos else "") + CHAT_TEMPLATE
+    if model_max_length is not None:
+        tokenizer.model_max_length = model_max_length
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+# --------------------------------------------------------------------------------------- wrapping documents
+
+
+def encode_book(tokenizer: "PreTrainedTokenizerBase", text: str) -> np.ndarray:
+    """`<|spiritual|>` text `<|end|>` as token ids (int32, shape (T,))."""
+    head = tokenizer.convert_tokens_to_ids([BOOK])
+    if tokenizer.chat_template.startswith("{{- bos_token -}}"):
+        head = [tokenizer.bos_token_id, *head]
+    body = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return np.array([*head, *body, tokenizer.convert_tokens_to_ids(END)], dtype=np.int32)
+
+
+def encode_dialogue(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A conversation as the chat template renders it.
+
+    Returns:
+        Token ids (int32, shape (T,)) and, per token, whether the assistant says it (bool, shape (T,)); the
+        assistant's closing `<|end|>` is included.
+    """
+    rendered = tokenizer.apply_chat_template(
+        list(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    return np.array(rendered["input_ids"], dtype=np.int32), np.array(rendered["assistant_masks"], dtype=bool)
+
+
+# ------------------------------------------------------------------------------------------------- measuring
+
+
+def fertility(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> dict[str, float | int]:
+    """Characters per token on these texts; held-out ones tell what the context length is worth in Russian."""
+    characters = tokens = 0
+    for text in texts:
+        characters += len(text)
+        tokens += len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+    return {"characters": characters, "tokens": tokens, "characters_per_token": round(characters / max(tokens, 1), 4)}
+
+
+# --------------------------------------------------------------------------------------- the part of the run
+
+
+def wanted_fingerprint(recipe: Recipe, run: Run) -> str:
+    """What the tokenizer part is made from: its settings, the base, and the data where it is trained on them."""
+    data = read_json(run.data / "part.json")["fingerprint"] if recipe.tokenizer.train else None
+    return fingerprint(
+        recipe.tokenizer.model_dump(), recipe.model.base, recipe.model.revision, recipe.last_context, data
+    )
+
+
+def ensure_tokenizer(recipe: Recipe, run: Run, say: Callable[[str], None]) -> "PreTrainedTokenizerBase":
+    """The run's tokenizer: made if it is missing or made from something else; the data must be there."""
+    wanted = wanted_fingerprint(recipe, run)
+    if is_current(run.tokenizer, wanted):
+        say("tokenizer: up to date")
+        return load_tokenizer(run.tokenizer)
+    started = time.monotonic()
+    if recipe.tokenizer.train:
+        settings = recipe.tokenizer.train
+        say(f"tokenizer: training a byte-level BPE of {settings.vocab_size:,} tokens on the train split")
+        tokenizer = train_tokenizer(split_texts(run, "train"), settings, recipe.last_context or 0)
+    else:
+        source = recipe.tokenizer.extend or recipe.model.base
+        assert source is not None, "the recipe demands a tokenizer to train or extend"
+        say(f"tokenizer: extending that of {source} with {', '.join(SPECIAL_TOKENS)}")
+        tokenizer = extend_tokenizer(source, recipe.model.revision, recipe.last_context)
+    measured = {split: fertility(tokenizer, split_texts(run, split)) for split in ("validation", "test")}
+    with publishing(run.tokenizer) as folder:
+        tokenizer.save_pretrained(folder)
+        finish_part(folder, wanted, time.monotonic() - started, vocab_size=len(tokenizer), fertility=measured)
+    per_token = measured["validation"]["characters_per_token"]
+    say(f"tokenizer: {len(tokenizer):,} tokens; {per_token} characters a token on the validation split")
+    return tokenizer
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer in this folder, without the network."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def split_texts(run: Run, split: str) -> Iterator[str]:
+    """Every text of a split: chapter blocks of books, then what is said in dialogues."""
+    dataset = load_split(run, split)
+    for _, blocks in works(dataset):
+        yield from blocks
+    for _, messages in conversations(dataset):
+        yield from (message["content"] for message in messages)
+
+
+def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The padding id, which every tokenizer of ours has."""
+    padding: Any = tokenizer.pad_token_id
+    assert isinstance(padding, int), "train_tokenizer and extend_tokenizer both set a padding token"
+    return padding
