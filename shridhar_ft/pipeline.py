@@ -24,6 +24,11 @@ from shridhar_ft.errors import CheckFailed, Resumable, Stop, UserError
 from shridhar_ft.runfolder import Run, is_current, only_one, read_json
 from shridhar_ft.shipped import shipped
 
+# glibc hands each large tensor back to the kernel and faults it in again page by page: on two CPU cores that is
+# almost half of a training step. With huge pages a step of the shelf-cpu recipe takes 2.0 s instead of 3.6 s. Other
+# C libraries do not read the variable, and the user's own setting goes before it.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
 
 def run_recipe(recipe: Recipe, run: Run, arguments: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
     """Do everything that the recipe asks for and that is not done yet.
@@ -136,7 +141,7 @@ def _launch(
         *("-m", f"shridhar_ft.{module}", *arguments),
     ]
     say(f"{module}: accelerate launch --config_file {config.name} ({processes} process{'es' if processes > 1 else ''})")
-    environment = os.environ | {UNDER_RUN: "1", PROCESSES: str(processes) if processes > 1 else "0"}
+    environment = HUGE_PAGES | os.environ | {UNDER_RUN: "1", PROCESSES: str(processes) if processes > 1 else "0"}
     # A session of its own: Ctrl-C then reaches the training through us, once, and not accelerate, which would die.
     child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=(lock,))
 
