@@ -154,7 +154,7 @@ def write_split(
     )
 
 
-def lines(
+def summary(
     sources: Sequence[SourceAccount],
     measured: Sizes,
     shared: SharedRuns,

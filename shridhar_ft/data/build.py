@@ -17,7 +17,7 @@ from shridhar_ft.data.account import (
     SourceAccount,
     build_report,
     check_none_empty,
-    lines,
+    summary,
     total,
     write_ledger,
     write_split,
@@ -102,7 +102,7 @@ def build(recipe: config.Recipe, run: Run, say: Say) -> dict[str, dict[str, Any]
         write_ledger(folder / "receipts" / "ledger.json", sources, measured)
         write_split(folder / "receipts" / "split.json", sources, measured, shared, split)
         finish_part(folder, made_from, time.perf_counter() - started, splits=report["splits"])
-    for line in lines(sources, measured, shared):
+    for line in summary(sources, measured, shared):
         say(line)
     return report
 

@@ -25,19 +25,20 @@ _CHAPTER = re.compile(
     r"|§\s*\d{1,3}",
     re.IGNORECASE,
 )
+_ORNAMENT = "* \t\n"  # around headings, and the mark of a footnote after them
 # A number without its dot is as often a footnote or a page number.
-_BARE_NUMBER = re.compile(rf"(?:{_ROMAN}\.?|\d{{1,3}}\.)\s*\**")
+_BARE_NUMBER = re.compile(rf"(?:{_ROMAN}\.?|\d{{1,3}}\.)")
 
 
 def opens_chapter(line: str) -> bool:
     """Whether a line is a chapter heading by its words or its bare number: `Глава 3. Дом`, `XII`, `1.`, `Пролог`."""
-    line = line.strip()
+    line = line.strip(_ORNAMENT)
     return len(line) <= LONGEST_HEADING and bool(_CHAPTER.match(line) or _BARE_NUMBER.fullmatch(line))
 
 
 def is_heading(line: str) -> bool:
     """Whether a line is a chapter heading or a short line in capitals, which in most books is one."""
-    return opens_chapter(line) or _in_capitals(line.strip())
+    return opens_chapter(line) or _in_capitals(line.strip(_ORNAMENT))
 
 
 def _in_capitals(line: str) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from shridhar_ft.data.sources.decoding import decode
+from shridhar_ft.data.sources.decoding import decode, is_utf8
 from shridhar_ft.errors import UserError
 
 Format = Literal["auto", "json", "jsonl"]
@@ -63,9 +63,8 @@ def _format_of(file: Path, encoding: str) -> Format:
 
 def _read_lines(file: Path, encoding: str, key: str) -> Iterator[tuple[int, Any]]:
     """Number (from 1) and value of each line that is not blank."""
-    for line, offset, raw in _raw_lines(file, encoding):
-        text = decode(raw, encoding, f"{file}:{line}", key, offset).strip(_SPACE)
-        if not text:
+    for line, text in _lines(file, encoding, key):
+        if not text.strip(_SPACE):
             continue
         try:
             yield line, json.loads(text)
@@ -78,26 +77,18 @@ def _read_lines(file: Path, encoding: str, key: str) -> Iterator[tuple[int, Any]
             raise UserError(f"{file}:{line}: not readable as JSON ({error}); mend the line") from error
 
 
-def _raw_lines(file: Path, encoding: str) -> Iterator[tuple[int, int, bytes]]:
-    """Number (from 1), offset in bytes, and bytes of each line."""
-    # Text mode would decode in blocks, and an error would point at a block instead of a line.
-    feed = "\n".encode("utf-8" if encoding == "utf-8-sig" else encoding)
-    if feed == b"\n":
+def _lines(file: Path, encoding: str, key: str) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line."""
+    # Read as bytes: text mode decodes in blocks, and an error would name a block's place instead of a line's.
+    # In UTF-16 and UTF-32 the byte 0x0A also stands inside other characters; such a file is decoded whole.
+    if is_utf8(encoding) or "\n".encode(encoding) == b"\n":
         offset = 0
         with file.open("rb") as handle:
             for line, raw in enumerate(handle, start=1):
-                yield line, offset, raw
+                yield line, decode(raw, encoding, f"{file}:{line}", key, offset)
                 offset += len(raw)
-        return
-    # UTF-16 and UTF-32 hold the byte 0x0A inside other characters: such a file is decoded whole.
-    whole = file.read_bytes()
-    try:
-        text = whole.decode(encoding)
-    except UnicodeDecodeError:
-        yield 1, 0, whole  # its decoding fails again, there with a message
-        return
-    for line, part in enumerate(text.split("\n"), start=1):
-        yield line, 0, part.encode(encoding)
+    else:
+        yield from enumerate(decode(file.read_bytes(), encoding, str(file), key).split("\n"), start=1)
 
 
 def _read_list(file: Path, encoding: str, key: str) -> Iterator[tuple[int, Any]]:

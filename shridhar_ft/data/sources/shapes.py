@@ -9,6 +9,7 @@ from shridhar_ft.data.records import Message, Role
 from shridhar_ft.data.sources.json_rows import Row, kind
 from shridhar_ft.errors import UserError
 
+TURN_COLUMNS = ("messages", "role", "text")  # keys of config.Columns; the others are alpaca's
 LISTS = ("messages", "conversations")  # where the turns stand
 SPEAKERS = {"messages": ("role",), "sharegpt": ("from",)}  # who speaks, in a turn
 TEXTS = {"messages": ("content",), "sharegpt": ("value",)}  # what was said, in a turn
@@ -30,15 +31,23 @@ def takes_turns(row: Row, source: config.Dialogues, key: str) -> bool:
         key: Recipe key of the source, e.g. `data.dialogues.0`.
 
     Raises:
-        UserError: The shape is auto and no column tells it.
+        UserError: The shape is auto and no column tells it, or a mapped column does not fit it.
     """
-    columns = source.columns
+    named = source.columns.model_dump(exclude_none=True)
+    of_turns = [column for column in named if column in TURN_COLUMNS]
+    of_alpaca = [column for column in named if column not in TURN_COLUMNS]
+    if of_turns and of_alpaca:
+        raise UserError(
+            f"{key}.columns: {of_turns[0]} belongs to lists of turns and {of_alpaca[0]} to alpaca rows; "
+            f"keep one, or make two sources"
+        )
     if source.shape != "auto":
-        return source.shape != "alpaca"
-    if columns.messages or columns.role or columns.text:
-        return True
-    if columns.instruction or columns.input or columns.output:
-        return False
+        turns = source.shape != "alpaca"
+        if useless := of_alpaca if turns else of_turns:
+            raise UserError(f"{key}.columns.{useless[0]} has no effect on the shape {source.shape}; take it away")
+        return turns
+    if named:
+        return bool(of_turns)
     if any(name in row.value for name in LISTS):
         return True
     if "instruction" in row.value or "output" in row.value:
