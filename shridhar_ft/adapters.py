@@ -137,7 +137,6 @@ def load_weights(
     tokenizer: "PreTrainedTokenizerBase",
     attention: str,
     dtype: "torch.dtype | str",
-    seed: int,
     keep_last: bool = False,
 ) -> tuple["PreTrainedModel | PeftModel", bool]:
     """Load a base and merge its adapters in order.
@@ -148,7 +147,6 @@ def load_weights(
         tokenizer: Tokens that it has beyond the base get rows of their own.
         attention: Attention implementation.
         dtype: Type of the weights in memory.
-        seed: Of the new rows.
         keep_last: Leave the last adapter attached and trainable instead of merging it.
 
     Returns:
@@ -159,7 +157,7 @@ def load_weights(
     stored = AutoConfig.from_pretrained(weights.base, revision=weights.revision).get_text_config()
     config.vocab_size = stored.vocab_size
     model: Any = load_model(weights.base, config, attention, dtype, weights.revision)
-    grown = grow_vocabulary(model, tokenizer, seed) > 0
+    grown = grow_vocabulary(model, tokenizer) > 0
     for index, folder in enumerate(weights.adapters):
         last = index == len(weights.adapters) - 1
         model = load_adapter(model, folder, trainable=last and keep_last)

@@ -193,7 +193,7 @@ class Tuning(Section):
     """Train all weights, or low-rank adapters on a frozen base."""
     rank: int = Field(16, ge=1)
     """LoRA rank (columns of A)."""
-    alpha: float = Field(32, gt=0)
+    alpha: int = Field(32, ge=1)
     """LoRA scale: the update is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """LoRA dropout (probability)."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from shridhar_ft.config import expand
 from shridhar_ft.data.load import conversations, load_split, works
+from shridhar_ft.data.split import SplitName
 from shridhar_ft.data.windows import Encoded, cut_conversation
 from shridhar_ft.errors import UserError
 from shridhar_ft.runfolder import Run
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from shridhar_ft.config import Eval
 
 
-def book_documents(run: Run, tokenizer: "PreTrainedTokenizerBase", split: str) -> Iterator[Encoded]:
+def book_documents(run: Run, tokenizer: "PreTrainedTokenizerBase", split: SplitName) -> Iterator[Encoded]:
     """One document a work: its blocks of this split in reading order, so that long windows have long documents."""
     for _, blocks in works(load_split(run, split)):
         ids = encode_book(tokenizer, "\n".join(blocks))
@@ -28,7 +29,7 @@ def book_documents(run: Run, tokenizer: "PreTrainedTokenizerBase", split: str) -
 
 
 def dialogue_documents(
-    run: Run, tokenizer: "PreTrainedTokenizerBase", split: str, context: int, assistant_only: bool
+    run: Run, tokenizer: "PreTrainedTokenizerBase", split: SplitName, context: int, assistant_only: bool
 ) -> Iterator[Encoded]:
     """One document a conversation, or several where it is longer than the window.
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -152,6 +153,7 @@ def _launch(
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = child.wait()
+        _wait_for_orphans(child.pid)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -171,6 +173,17 @@ def _training_processes(launcher: int) -> list[psutil.Process]:
     except psutil.NoSuchProcess:
         return []
     return [process for process in below if "shridhar_ft" in " ".join(process.cmdline()) and not process.children()]
+
+
+def _wait_for_orphans(session: int) -> None:
+    """Stop and wait for training processes that outlived their launcher; they would write into the next run."""
+    orphans = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                process.terminate()
+                orphans.append(process)
+    psutil.wait_procs(orphans)
 
 
 def _again(arguments: Sequence[str]) -> str:

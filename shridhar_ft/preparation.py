@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.config import Recipe, dump_recipe
 from shridhar_ft.data import build as data
+from shridhar_ft.data.split import SPLITS
 from shridhar_ft.documents import book_documents, dialogue_documents, long_text
 from shridhar_ft.errors import UserError
 from shridhar_ft.model.build import base_config
@@ -18,8 +19,6 @@ from shridhar_ft.tokenizer import ensure_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-SPLITS = ("train", "validation", "test")
 
 
 def prepare(recipe: Recipe, run: Run, say: Callable[[str], None]) -> "PreTrainedTokenizerBase":
@@ -49,16 +48,14 @@ def count_tokens(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase")
     made_from = read_json(run.tokenizer / PART)["fingerprint"]
     if receipt["measured"].get("tokens", {}).get("tokenizer") != made_from:
         context = window_of_sft(recipe, tokenizer)
-        receipt["measured"]["tokens"] = {
-            "tokenizer": made_from,
-            **{
-                split: {
-                    "books": sum(len(d.ids) for d in book_documents(run, tokenizer, split)),
-                    "dialogues": sum(len(d.ids) for d in dialogue_documents(run, tokenizer, split, context, True)),
-                }
-                for split in SPLITS
-            },
+        counted: dict[str, Any] = {
+            split: {
+                "books": sum(len(d.ids) for d in book_documents(run, tokenizer, split)),
+                "dialogues": sum(len(d.ids) for d in dialogue_documents(run, tokenizer, split, context, True)),
+            }
+            for split in SPLITS
         }
+        receipt["measured"]["tokens"] = {"tokenizer": made_from, **counted}
         write_json(ledger, receipt)
     return receipt["measured"]["tokens"]
 

@@ -33,6 +33,8 @@ def hush_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     for module in ("transformers", "trl", "accelerate", "peft"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+    # The embeddings of new tokens are in the adapter because attach() put them there.
+    warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`", module="peft")
 
 
 class TrainingProgress:

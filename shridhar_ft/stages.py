@@ -140,7 +140,8 @@ def _tuning_alone(tuning: Tuning) -> dict[str, Any]:
 def _mask_receipt(run: Run, context: int, assistant_only: bool, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Print one conversation with its masked part marked, so that a person sees what is learned."""
     example = next(dialogue_documents(run, tokenizer, "train", context, assistant_only))
-    marked, spans = [], []
+    spans: list[tuple[bool, list[int]]] = []
+    marked: list[str] = []
     for token, learned in zip(example.ids.tolist(), example.learned.tolist(), strict=True):
         if not spans or spans[-1][0] != learned:
             spans.append((learned, []))

@@ -16,6 +16,7 @@ import numpy as np
 
 from shridhar_ft.config import SPECIAL_TOKENS, Recipe, TrainTokenizer
 from shridhar_ft.data.load import conversations, load_split, works
+from shridhar_ft.data.split import SPLITS, SplitName
 from shridhar_ft.errors import UserError
 from shridhar_ft.runfolder import Run, fingerprint, finish_part, is_current, publishing, read_json
 
@@ -167,7 +168,11 @@ def encode_dialogue(
         assistant's closing `<|end|>` is included.
     """
     rendered = tokenizer.apply_chat_template(
-        list(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        list(messages),
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        tokenizer_kwargs={"verbose": False},  # a conversation longer than the window is cut, and counted, elsewhere
     )
     return np.array(rendered["input_ids"], dtype=np.int32), np.array(rendered["assistant_masks"], dtype=bool)
 
@@ -211,7 +216,7 @@ def ensure_tokenizer(recipe: Recipe, run: Run, say: Callable[[str], None]) -> "P
         assert source is not None, "the recipe demands a tokenizer to train or extend"
         say(f"tokenizer: extending that of {source} with {', '.join(SPECIAL_TOKENS)}")
         tokenizer = extend_tokenizer(source, recipe.model.revision, recipe.last_context)
-    measured = {split: fertility(tokenizer, split_texts(run, split)) for split in ("validation", "test")}
+    measured = {split: fertility(tokenizer, split_texts(run, split)) for split in SPLITS[1:]}
     with publishing(run.tokenizer) as folder:
         tokenizer.save_pretrained(folder)
         finish_part(folder, wanted, time.monotonic() - started, vocab_size=len(tokenizer), fertility=measured)
@@ -227,7 +232,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def split_texts(run: Run, split: str) -> Iterator[str]:
+def split_texts(run: Run, split: SplitName) -> Iterator[str]:
     """Every text of a split: chapter blocks of books, then what is said in dialogues."""
     dataset = load_split(run, split)
     for _, blocks in works(dataset):

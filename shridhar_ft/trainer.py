@@ -179,7 +179,9 @@ class Metrics(TrainerCallback):
         logs = dict(logs or {})
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
-        kept = {key: logs[key] for key in ("loss", "grad_norm", "learning_rate", "eval_loss") if key in logs}
+        kept: dict[str, float] = {
+            key: logs[key] for key in ("loss", "grad_norm", "learning_rate", "eval_loss") if key in logs
+        }
         now, tokens = time.monotonic(), self.tokens_seen()
         if "loss" in kept and now > self.last_time:
             kept["tokens_per_second"] = round((tokens - self.last_tokens) * args.world_size / (now - self.last_time), 1)

@@ -21,6 +21,7 @@ from trl import SFTConfig
 from shridhar_ft.adapters import Weights, adapter_hash, attach, load_weights
 from shridhar_ft.checkpoint import newest_whole, step_of
 from shridhar_ft.config import Recipe, Tuning
+from shridhar_ft.data.split import SPLITS, SplitName
 from shridhar_ft.data.windows import Encoded, load_windows, save_windows
 from shridhar_ft.documents import long_text
 from shridhar_ft.errors import Resumable
@@ -64,7 +65,7 @@ class TrainingPart:
     """Window length in tokens."""
     stage_index: int
     """Whose RoPE it has; −1 is the last stage's."""
-    documents: Callable[[str], Iterator[Encoded]]
+    documents: Callable[[SplitName], Iterator[Encoded]]
     """Encoded documents of a split."""
     why_masked: str
     """Reason in the ledger for tokens without loss."""
@@ -100,7 +101,7 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
 
     # Windows and their ledger
     with state.main_process_first():
-        for split in ("train", "validation"):
+        for split in SPLITS[:2]:
             folder = part.folder / "windows" / split
             save_windows(folder, part.documents(split), part.context, part.why_masked, part.made_from)
     train_windows, ledger = load_windows(part.folder / "windows" / "train")
@@ -223,7 +224,7 @@ def _start_model(
         grown = False
     else:
         model, grown = load_weights(
-            part.start, config, tokenizer, attention, torch.float32, recipe.seed, keep_last=part.continues_adapter
+            part.start, config, tokenizer, attention, torch.float32, keep_last=part.continues_adapter
         )
     base = model.get_base_model() if part.continues_adapter else model
     for holder in (base.config, base.generation_config):  # the Trainer would align them itself, with a warning

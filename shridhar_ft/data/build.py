@@ -25,7 +25,8 @@ from shridhar_ft.data.account import (
 from shridhar_ft.data.blocks import block_limit, cut_blocks
 from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.conversations import normalise
-from shridhar_ft.data.measure import shared_runs, sizes
+from shridhar_ft.data.measure import sizes
+from shridhar_ft.data.overlap import shared_runs
 from shridhar_ft.data.records import Dialogue, Document, Message
 from shridhar_ft.data.rows import RowStream, block_row, dialogue_row, read_stream, save_split
 from shridhar_ft.data.sources.books import book_files, read_books
@@ -224,7 +225,7 @@ def _deal(staged: Path, names: list[SplitName], streams: Streams) -> None:
     for batch in read_stream(staged):
         drawn = names[at : at + batch.num_rows]
         for name, stream in streams.items():
-            stream.append_batch(batch.filter(pa.array([one == name for one in drawn])))
+            stream.append_batch(batch.filter(pa.array([one == name for one in drawn], pa.bool_())))
         at += batch.num_rows
     assert at == len(names), (at, len(names))
     staged.unlink()

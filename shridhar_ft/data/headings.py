@@ -44,4 +44,4 @@ def is_heading(line: str) -> bool:
 def _in_capitals(line: str) -> bool:
     # Four letters, because initials and abbreviations are capitals too; a dash or quote opens speech.
     letters = sum(map(str.isalpha, line[:80]))
-    return letters >= 4 and len(line) <= 80 and line[0].isalnum() and line == line.upper()
+    return letters >= 4 and len(line) <= 80 and line[0].isalnum() and line.isupper()

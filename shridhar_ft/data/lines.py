@@ -4,7 +4,8 @@ from collections.abc import Collection, Sequence
 
 
 def without_lines(lines: Sequence[str], dropped: Collection[int]) -> str:
-    """The text of these lines without the dropped ones; where two runs of blank lines meet, the first one stays.
+    """The text of these lines without the dropped ones; where two runs of blank lines meet, the first one stays,
+    and none stays at an end that lost its lines.
 
     Args:
         lines: The lines of a text, without their line ends.
@@ -23,4 +24,6 @@ def without_lines(lines: Sequence[str], dropped: Collection[int]) -> str:
         else:
             kept.append(line)
             after_a_gap = False
+    while after_a_gap and kept and not kept[-1].strip():
+        kept.pop()
     return "\n".join(kept)

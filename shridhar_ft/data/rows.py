@@ -54,6 +54,13 @@ def read_stream(file: Path) -> Iterator["pa.RecordBatch"]:
         yield from stream
 
 
+def read_split(folder: Path) -> Iterator["pa.RecordBatch"]:
+    """The batches of a saved split, memory-mapped."""
+    import datasets
+
+    yield from datasets.load_from_disk(str(folder)).data.to_batches()
+
+
 def save_split(stream: Path, folder: Path) -> None:
     """Turn a closed stream into a folder for `datasets.load_from_disk`, and remove the stream."""
     import datasets
@@ -61,7 +68,9 @@ def save_split(stream: Path, folder: Path) -> None:
     bars_were_on = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        datasets.Dataset.from_file(str(stream)).save_to_disk(folder)
+        rows = datasets.Dataset.from_file(str(stream))
+        # Of no rows, datasets makes no shards by itself, and a folder without shards does not load.
+        rows.save_to_disk(folder, num_shards=None if len(rows) else 1)
     finally:
         if bars_were_on:
             datasets.enable_progress_bars()
@@ -79,6 +88,8 @@ class RowStream:
         self._stream = pa.ipc.new_stream(str(file), self._schema)
         self._rows: list[dict[str, Any]] = []
         self._characters = 0
+        # datasets does not open a stream without a batch.
+        self._stream.write_batch(pa.RecordBatch.from_pylist([], self._schema))
 
     def append(self, row: dict[str, Any], characters: int) -> None:
         """Append one row with about so many characters in it."""

@@ -124,7 +124,6 @@ def _export_part(
         original_context=wanted.original_context,
         attention=attention,
         dtype=dtype,
-        seed=recipe.seed,
     )
     certificate = _publish(
         merge, target, say, lambda found: _run_card(recipe, run, name, context, dtype, found), made_from, started
@@ -246,7 +245,6 @@ def _export_adapter(folder: Path, target: Path, say: Callable[[str], None]) -> d
         original_context=original_context(config),
         attention=attention,
         dtype=dtype if dtype in DTYPES else "float32",
-        seed=0,
     )
     certificate = _publish(merge, target, say, lambda found: f"# {folder.name}\n\nMerged onto {base}.\n", "", started)
     say(f"export: {target}/model ({merge.dtype})")

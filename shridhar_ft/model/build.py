@@ -181,18 +181,21 @@ def load_model(
     return model
 
 
-def grow_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", seed: int) -> int:
+def grow_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
     """Make room for tokens that were added to a base's tokenizer; returns how many rows were added.
 
-    A base may have more rows than its tokenizer has tokens (padded to a multiple); rows are never taken away.
+    New rows are the mean of the old ones (Hewitt 2021, "Initializing New Word Embeddings"), which leaves the old
+    tokens' probabilities nearly as they were and comes out the same at every load. A base may have more rows than its
+    tokenizer has tokens (padded to a multiple); rows are never taken away.
     """
     import torch
 
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)  # new rows are drawn near the mean of the old ones
-            model.resize_token_embeddings(len(tokenizer))
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.no_grad():
+            for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                layer.weight[rows:] = layer.weight[:rows].mean(dim=0)
     model.config.pad_token_id = tokenizer.pad_token_id
     return max(len(tokenizer) - rows, 0)
 

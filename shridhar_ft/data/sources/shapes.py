@@ -114,16 +114,19 @@ def _take(
         if name in holder:
             return holder[name]
     near = nearest(wanted, holder)
+    missing = " or ".join(f"'{name}'" for name in wanted)
     raise UserError(
-        f"{where}: there is no '{' or '.join(wanted)}' among the columns {_listed(holder)}; "
+        f"{where}: there is no {missing} among the columns {_listed(holder)}; "
         f"name the right one with {key}.columns.{column}={near or '…'}"
     )
 
 
 def nearest(wanted: Sequence[str], existing: Mapping[str, Any]) -> str | None:
-    """The existing name that is most like one of the wanted ones, or None."""
+    """The existing name that holds a wanted one, as `original_output_ru` holds `output`, or is like it, or None."""
     for name in wanted:
-        if near := difflib.get_close_matches(name, list(existing), n=1, cutoff=0.5):
+        if longer := [other for other in existing if name in other]:
+            return min(longer, key=len)
+        if near := difflib.get_close_matches(name, list(existing), n=1, cutoff=0.54):
             return near[0]
     return None
 
