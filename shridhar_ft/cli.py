@@ -4,6 +4,7 @@ shridhar-ft run RECIPE [key.sub=value …]
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ import typer
 from shridhar_ft import __version__
 from shridhar_ft.errors import Resumable, Stop
 from shridhar_ft.progress import print_error, quiet, say
+from shridhar_ft.signals import stoppable
 
 app = typer.Typer(
     name="shridhar-ft",
@@ -48,14 +50,13 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; the user's mistakes are one sentence, ours a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = app(args=given, prog_name="shridhar-ft", standalone_mode=False)
+        with stoppable(" ".join(given[:1]) or "shridhar-ft"):
+            status = app(args=given, prog_name="shridhar-ft", standalone_mode=False)
     except Stop as stop:
         if "--json" in given:
             print(json.dumps({"status": stop.status, "error": str(stop)}, ensure_ascii=False))
         print_error(str(stop))
         if isinstance(stop, Resumable):
-            import shlex
-
             print_error(f"to go on: {shlex.join(['shridhar-ft', *given])}")
         return stop.status
     except typer.Abort:
@@ -95,7 +96,7 @@ def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = Fal
     from shridhar_ft.runfolder import run_folder
 
     loaded = load_recipe(recipe, overrides or [])
-    made = run_recipe(loaded, run_folder(loaded.name), [recipe, *(overrides or [])], say)
+    made = run_recipe(loaded, run_folder(loaded.name), say)
     folder = made["run"]
     answer(
         as_json,

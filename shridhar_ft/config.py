@@ -392,9 +392,8 @@ class Recipe(Section):
         said = []
         for key, part in (("train", self.train), ("sft", self.sft)):
             if part is not None and part.method == "full":
-                given = [
-                    f for f in ("rank", "alpha", "dropout", "targets", "train_embeddings") if f in part.model_fields_set
-                ]
+                of_lora = ("rank", "alpha", "dropout", "targets", "train_embeddings")
+                given = [field for field in of_lora if getattr(part, field) != Tuning.model_fields[field].default]
                 said += [f"{key}.{field} has no effect: {key}.method is full" for field in given]
         if self.stages and not self.eval.long_text:
             said.append("eval.long_text is empty: context beyond the shelf's own validation text is not measured")

@@ -16,6 +16,7 @@ from shridhar_ft.config import Recipe, load_recipe
 from shridhar_ft.errors import Resumable, Stop, UserError
 from shridhar_ft.progress import print_error, quiet, say
 from shridhar_ft.runfolder import Run, only_one, run_folder
+from shridhar_ft.signals import stoppable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,24 +48,25 @@ def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = N
     ask.add_argument("overrides", metavar="key.sub=value", nargs="*", help="settings that replace the recipe's")
     given = ask.parse_args(arguments)
     first = os.environ.get("RANK", "0") == "0"
+    under_run = UNDER_RUN in os.environ
     run: Run | None = None
     try:
         recipe = load_recipe(given.recipe, given.overrides)
         run = run_folder(recipe.name)
-        with only_one(run) if first and UNDER_RUN not in os.environ else nullcontext():
+        with stoppable(module), only_one(run) if first and not under_run else nullcontext():
             _check_processes()
             _work(recipe, run, work)
         if first:
             run.status(0, module, "done")
         return 0
     except Stop as stop:
-        if first:
+        again = shlex.join(["accelerate", "launch", "-m", f"shridhar_ft.{module}", given.recipe, *given.overrides])
+        if first and not under_run:  # `run` says it itself
             print_error(str(stop))
-            again = shlex.join(["accelerate", "launch", "-m", f"shridhar_ft.{module}", given.recipe, *given.overrides])
             if isinstance(stop, Resumable):
                 print_error(f"to go on: {again}")
-            if run is not None:
-                run.status(stop.status, module, str(stop), resume=again)
+        if first and run is not None:
+            run.status(stop.status, module, str(stop), resume=again)
         return stop.status
 
 
@@ -75,8 +77,9 @@ def _work(recipe: Recipe, run: Run, work: Work) -> None:
 
     state = PartialState()
     tell = say if state.is_main_process else quiet
-    for sentence in recipe.without_effect():
-        tell(f"note: {sentence}")
+    if UNDER_RUN not in os.environ:
+        for sentence in recipe.without_effect():
+            tell(f"note: {sentence}")
     with state.main_process_first():
         tokenizer = prepare(recipe, run, tell)
     work(recipe, run, tokenizer)

@@ -6,11 +6,10 @@ true status, which accelerate itself would turn into 1.
 """
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -22,6 +21,7 @@ import yaml
 from shridhar_ft.config import Recipe
 from shridhar_ft.entry import PROCESSES, UNDER_RUN
 from shridhar_ft.errors import CheckFailed, Resumable, Stop, UserError
+from shridhar_ft.progress import say
 from shridhar_ft.runfolder import Run, is_current, only_one, read_json
 from shridhar_ft.shipped import shipped
 
@@ -31,13 +31,12 @@ from shridhar_ft.shipped import shipped
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
-def run_recipe(recipe: Recipe, run: Run, arguments: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+def run_recipe(recipe: Recipe, run: Run, say: Callable[[str], None] = say) -> dict[str, Any]:
     """Do everything that the recipe asks for and that is not done yet.
 
     Args:
         recipe: The loaded recipe.
         run: Its run folder.
-        arguments: RECIPE and overrides as the user gave them: the training processes get them too.
         say: Told each line.
 
     Returns:
@@ -59,7 +58,7 @@ def run_recipe(recipe: Recipe, run: Run, arguments: Sequence[str], say: Callable
                 part = module
                 if wanted and not _trained(recipe, run, module, tokenizer, say):
                     run.status(None, module, "training")
-                    _launch(module, run, config, arguments, lock, say)
+                    _launch(module, run, config, lock, say)
             part = "export"
             run.status(None, part, "exporting")
             from shridhar_ft.export.run import ensure_export
@@ -67,7 +66,7 @@ def run_recipe(recipe: Recipe, run: Run, arguments: Sequence[str], say: Callable
             certificate = ensure_export(recipe, run, say)
         except Stop as stop:
             if run.root.is_dir():
-                run.status(stop.status, part, str(stop), resume=_again(arguments))
+                run.status(stop.status, part, str(stop), resume=f"shridhar-ft run {run.root / 'recipe.yaml'}")
             raise
         run.status(0, "run", "done")
     return {"run": str(run.root), "parts": summary(recipe, run), "certificate": certificate}
@@ -130,25 +129,30 @@ def _trained(recipe: Recipe, run: Run, module: str, tokenizer: Any, say: Callabl
     return current
 
 
-def _launch(
-    module: str, run: Run, config: Path, arguments: Sequence[str], lock: int, say: Callable[[str], None]
-) -> None:
+def _launch(module: str, run: Run, config: Path, lock: int, say: Callable[[str], None]) -> None:
     """Start an entry under accelerate and wait for its end."""
     processes = int((yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("num_processes", 1))
     threads = max(1, (psutil.cpu_count(logical=False) or 1) // processes)
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--quiet"),
         *("--num_cpu_threads_per_process", str(threads)),
-        *("-m", f"shridhar_ft.{module}", *arguments),
+        *("-m", f"shridhar_ft.{module}", str(run.root / "recipe.yaml")),
     ]
     say(f"{module}: accelerate launch --config_file {config.name} ({processes} process{'es' if processes > 1 else ''})")
     environment = HUGE_PAGES | os.environ | {UNDER_RUN: "1", PROCESSES: str(processes) if processes > 1 else "0"}
     # A session of its own: Ctrl-C then reaches the training through us, once, and not accelerate, which would die.
     child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=(lock,))
 
+    asked = False
+
     def pass_on(number: int, frame: FrameType | None) -> None:
-        for process in _training_processes(child.pid):
+        nonlocal asked
+        asked = True
+        training = _training_processes(child.pid)
+        for process in training:
             process.send_signal(number)
+        if not training:  # accelerate itself is still starting
+            child.terminate()
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -163,6 +167,8 @@ def _launch(
     known = {stop.status: stop for stop in Stop.__subclasses__() if stop is not Stop} | {75: Resumable, 1: CheckFailed}
     if status.get("status") in known and status["part"] == module:
         raise known[status["status"]](status["message"])
+    if asked:
+        raise Resumable(f"{module}: stopped before it began to train")
     raise CheckFailed(f"{module} ended with status {code} and no word of its own; the lines above tell more")
 
 
@@ -184,8 +190,3 @@ def _wait_for_orphans(session: int) -> None:
                 process.terminate()
                 orphans.append(process)
     psutil.wait_procs(orphans)
-
-
-def _again(arguments: Sequence[str]) -> str:
-
-    return shlex.join(["shridhar-ft", "run", *arguments])

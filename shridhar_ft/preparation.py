@@ -31,7 +31,7 @@ def prepare(recipe: Recipe, run: Run, say: Callable[[str], None]) -> "PreTrained
     base_config(recipe.model)  # a wrong base or config is told before the data are read
     data.ensure(recipe, run, say)
     tokenizer = ensure_tokenizer(recipe, run, say)
-    record_recipe(run, dump_recipe(recipe))
+    record_recipe(run, dump_recipe(recipe), recipe.seed)
     count_tokens(recipe, run, tokenizer)
     check_windows(recipe, run, tokenizer)
     return tokenizer

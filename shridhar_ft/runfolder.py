@@ -27,6 +27,7 @@ from typing import Any
 
 import xxhash
 import yaml
+from safetensors import SafetensorError
 
 from shridhar_ft.errors import DiskFailed, UserError
 
@@ -77,12 +78,21 @@ def file_hash(path: Path) -> str:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or failing disk into one sentence with status 74."""
+    """Turn a full or failing disk into one sentence with status 74.
+
+    safetensors and torch wrap the system's error into their own, so their texts are looked at too.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
-            raise DiskFailed(f"{path}: {error.strerror}; free some space and run the same command again") from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        failed = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+        signs = ("No space left", "StorageFull", "os error 28", "PytorchStreamWriter")
+        if failed or any(sign in str(error) for sign in signs):
+            free = shutil.disk_usage(path if path.exists() else path.parent).free
+            raise DiskFailed(
+                f"{path}: the disk failed while it was written ({str(error).splitlines()[0]}; "
+                f"{free / 1e6:,.0f} MB free); make room and run the same command again"
+            ) from error
         raise
 
 
@@ -204,10 +214,10 @@ def check_owner(run: Run) -> None:
             )
 
 
-def record_recipe(run: Run, recipe_yaml: str) -> None:
-    """Write recipe.yaml and environment.json of a run whose first part stands."""
+def record_recipe(run: Run, recipe_yaml: str, seed: int) -> None:
+    """Write recipe.yaml and environment.json of a run whose first parts stand."""
     write_text(run.root / "recipe.yaml", recipe_yaml)
-    write_json(run.root / "environment.json", environment())
+    write_json(run.root / "environment.json", {"seed": seed, **environment()})
 
 
 @contextmanager

@@ -7,6 +7,7 @@ What differs between the two entries is in their `TrainingPart`: which documents
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from shridhar_ft.runfolder import (
     PART,
     Run,
     begin_peak_rss,
+    disk_errors,
     finish_part,
     is_current,
     read_json,
@@ -125,9 +127,7 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     # Trainer
     checkpoints = part.folder / "checkpoints"
     with state.main_process_first():
-        resume = (
-            newest_whole(checkpoints, part.made_from, tell) if state.is_main_process or checkpoints.exists() else None
-        )
+        resume = newest_whole(checkpoints, part.made_from, tell)
     measured = part.folder / "before.json"
     if resume is None or not measured.is_file():
         before = _measure(recipe, part, model, validation_windows, tokenizer)
@@ -151,7 +151,7 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     )
     trainer.add_callback(vote)
     trainer.add_callback(Metrics(part.folder / "metrics.jsonl", progress, lambda: trainer.tokens_seen))
-    with progress:
+    with progress, disk_errors(part.folder):
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if vote.stopped:
         raise Resumable(
@@ -161,7 +161,10 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     # Hand-over: the weights, whole, then what they are worth, then part.json
     kind = "adapter" if tuning.method == "lora" else "model"
     written = part.folder / f".{kind}.saving"
-    trainer.save_model(str(written))
+    if state.is_main_process:
+        shutil.rmtree(written, ignore_errors=True)  # a killed run's leavings
+    with disk_errors(part.folder):
+        trainer.save_model(str(written))
     trainer.accelerator.wait_for_everyone()
     after = _measure(recipe, part, trainer.accelerator.unwrap_model(trainer.model), validation_windows, tokenizer)
     tell(f"{part.name}: after training, {_figures(after)}")
