@@ -167,8 +167,8 @@ def load_weights(
 
 
 def merged(model: "PeftModel") -> "PreTrainedModel":
-    """The base with the adapter's update added to its weights; refuses an update that is not finite."""
-    return model.merge_and_unload(safe_merge=True)
+    """The base with the adapter's update added to its weights, all trainable again; refuses a non-finite update."""
+    return model.merge_and_unload(safe_merge=True).requires_grad_(True)  # peft leaves the base frozen
 
 
 def adapter_hash(model: "PeftModel") -> str:

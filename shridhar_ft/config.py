@@ -369,6 +369,11 @@ class Recipe(Section):
             raise ValueError("data.books: the stages train on books and there are none; name their paths")
         if self.sft is not None and not self.data.dialogues:
             raise ValueError("data.dialogues: sft trains on dialogues and there are none; name a source, or drop sft")
+        if self.sft and self.sft.context and self.stages and self.sft.context > self.stages[-1].context:
+            raise ValueError(
+                f"sft.context: {self.sft.context} is longer than the {self.stages[-1].context} that the last stage "
+                "trained; shorten it, or lengthen the stage"
+            )
         if self.model.base is None and self.tokenizer.train is None and self.tokenizer.extend is None:
             raise ValueError(
                 "tokenizer.train: a model from config has no tokenizer of its own; train one or extend one"

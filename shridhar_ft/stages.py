@@ -139,7 +139,12 @@ def _tuning_alone(tuning: Tuning) -> dict[str, Any]:
 
 def _mask_receipt(run: Run, context: int, assistant_only: bool, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Print one conversation with its masked part marked, so that a person sees what is learned."""
-    example = next(dialogue_documents(run, tokenizer, "train", context, assistant_only))
+    examples = dialogue_documents(run, tokenizer, "train", context, assistant_only)
+    example = next((found for found in examples if not found.cut), None)
+    if example is None:
+        raise UserError(
+            f"sft.context: every conversation of the train split has an exchange of over {context} tokens; lengthen it"
+        )
     spans: list[tuple[bool, list[int]]] = []
     marked: list[str] = []
     for token, learned in zip(example.ids.tolist(), example.learned.tolist(), strict=True):

@@ -116,7 +116,7 @@ def save_windows(folder: Path, documents: Iterable[Encoded], context: int, why_m
     columns = Features({name: List(Value("int32")) for name in ("input_ids", "labels", "lengths")})
     with publishing(folder) as temporary:
         table = {name: [row[name] for row in rows] for name in columns}
-        Dataset.from_dict(table, features=columns).save_to_disk(temporary)
+        Dataset.from_dict(table, features=columns).save_to_disk(temporary, num_shards=1)  # one, even when empty
         write_json(temporary / "ledger.json", {"fingerprint": wanted, "windows": len(rows), **ledger.as_dict()})
 
 

@@ -87,7 +87,9 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
         {
             "artefacts": ["base + adapter" if merge.weights.adapters else "trained", *comparisons],
             "tolerances": {
-                name: dict(zip(("largest_logit_difference", "mean_kl_nats"), TOLERANCES[types[name]], strict=True))
+                name: dict(
+                    zip(("largest_difference_in_deviations", "mean_kl_nats"), TOLERANCES[types[name]], strict=True)
+                )
                 for name in comparisons
             },
             "rope": rope_claimed,

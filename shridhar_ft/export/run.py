@@ -16,7 +16,7 @@ from shridhar_ft.export.card import model_card
 from shridhar_ft.export.merge import Merge, merge_and_certify
 from shridhar_ft.model.build import attention_choice, base_config, stage_config
 from shridhar_ft.model.rope import original_context
-from shridhar_ft.preparation import measured_context, part_of, window_of_sft
+from shridhar_ft.preparation import part_of, window_of_sft
 from shridhar_ft.receipts import read_receipts
 from shridhar_ft.runfolder import (
     RUNS,
@@ -120,7 +120,7 @@ def _export_part(
         weights=Weights.from_dict(part["weights"], run.root),
         config=config,
         tokenizer=tokenizer,
-        text=_certificate_text(recipe, run, context),
+        text=_certificate_text(recipe, run, context, say),
         original_context=wanted.original_context,
         attention=attention,
         dtype=dtype,
@@ -164,11 +164,14 @@ def _dtype(recipe: Recipe) -> str:
     return stored if stored in DTYPES else "float32"
 
 
-def _certificate_text(recipe: Recipe, run: Run, context: int) -> np.ndarray:
+def _certificate_text(recipe: Recipe, run: Run, context: int, say: Callable[[str], None]) -> np.ndarray:
     """A text of exactly `context` tokens: the long text, else the books, repeated where they are shorter."""
     tokenizer = load_tokenizer(run.tokenizer)
-    held = recipe.eval.context or recipe.last_context or 0
-    ids = long_text(recipe.eval, tokenizer) if held and measured_context(recipe) else np.zeros(0, dtype=np.int32)
+    try:
+        ids = long_text(recipe.eval, tokenizer)
+    except UserError as error:  # a run folder that was brought here from another machine
+        say(f"export: the certificate reads the run's own books instead ({error})")
+        ids = np.zeros(0, dtype=np.int32)
     if len(ids) < context:
         books = [
             document.ids

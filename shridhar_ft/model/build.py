@@ -41,6 +41,7 @@ def base_config(model: Model, vocab_size: int | None = None) -> "PreTrainedConfi
 
 
 def _from_recipe(model: Model, vocab_size: int | None) -> "PreTrainedConfig":
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
     given: dict[str, Any] = dict(model.from_config or {})
@@ -68,8 +69,9 @@ def _from_recipe(model: Model, vocab_size: int | None) -> "PreTrainedConfig":
         given["vocab_size"] = vocab_size
     try:
         return config_class(**given)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model.from_config: {str(error).strip().splitlines()[-1].strip()}; mend the sizes") from error
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        why = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ").rstrip(".")
+        raise UserError(f"model.from_config: {why}; mend the sizes") from error
 
 
 def _from_base(model: Model) -> "PreTrainedConfig":

@@ -1,0 +1,111 @@
+"""Adapters: merging changes no answer, and what does not belong together is refused by name."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shridhar_ft.adapters import Weights, adapter_hash, attach, load_adapter, load_weights, merged
+from shridhar_ft.config import Tuning
+from shridhar_ft.errors import CheckFailed, UserError
+from shridhar_ft.model.build import grow_vocabulary, safetensors_hash
+
+IDS = torch.arange(5, 45)[None]
+
+
+def shake(model: torch.nn.Module) -> None:
+    """Give every trained parameter another value: a fresh adapter changes nothing, and would test nothing."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(IDS, use_cache=False).logits
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("grown", [True, False])
+def test_merged_answers_as_base_and_adapter(llama, tokenizer, tmp_path: Path, tied: bool, grown: bool) -> None:
+    base = llama(vocab_size=590 if grown else 600, tie_word_embeddings=tied)
+    base.save_pretrained(tmp_path / "base")
+    grow_vocabulary(base, tokenizer)
+    model = attach(base, Tuning(method="lora", rank=4), grown=grown)
+    shake(model)
+    trained = logits(model)
+    model.save_pretrained(tmp_path / "adapter")
+    assert adapter_hash(model) == safetensors_hash(tmp_path / "adapter")
+
+    weights = Weights(str(tmp_path / "base"), adapters=(str(tmp_path / "adapter"),))
+    loaded, has_grown = load_weights(weights, llama(tie_word_embeddings=tied).config, tokenizer, "sdpa", torch.float32)
+    assert has_grown is grown
+    assert torch.allclose(logits(loaded), trained, atol=1e-5)
+    going_on, _ = load_weights(weights, loaded.config, tokenizer, "sdpa", torch.float32, keep_last=True)
+    assert adapter_hash(going_on) == adapter_hash(model)
+    assert any(parameter.requires_grad for parameter in going_on.parameters())
+    assert torch.allclose(logits(merged(model)), trained, atol=1e-5)
+    assert loaded.config.tie_word_embeddings is tied
+
+
+def test_adapters_are_merged_in_their_order(llama, tokenizer, tmp_path: Path) -> None:
+    base = llama()
+    base.save_pretrained(tmp_path / "base")
+    first = attach(base, Tuning(method="lora", rank=2), grown=False)
+    shake(first)
+    first.save_pretrained(tmp_path / "one")
+    second = attach(merged(first), Tuning(method="lora", rank=3), grown=False)
+    shake(second)
+    second.save_pretrained(tmp_path / "two")
+    weights = Weights(str(tmp_path / "base"), adapters=(str(tmp_path / "one"), str(tmp_path / "two")))
+    loaded, _ = load_weights(weights, llama().config, tokenizer, "sdpa", torch.float32)
+    assert torch.allclose(logits(loaded), logits(second), atol=1e-5)
+
+
+def test_the_output_head_is_no_target(llama) -> None:
+    with pytest.raises(UserError, match="'lm_head' is the output head"):
+        attach(llama(), Tuning(method="lora", targets=["q_proj", "lm_head"]), grown=False)
+
+
+def test_an_unknown_target_is_told_with_those_that_exist(llama) -> None:
+    with pytest.raises(UserError, match=r"no module is called 'q_porj'.*q_proj"):
+        attach(llama(), Tuning(method="lora", targets=["q_porj"]), grown=False)
+
+
+def test_all_linear_leaves_out_the_head(llama) -> None:
+    model = attach(llama(), Tuning(method="lora"), grown=False)
+    adapted = {name.split(".lora_A")[0].split(".")[-1] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.mark.parametrize("harm", ["missing", "foreign"])
+def test_an_adapter_that_lacks_a_tensor_is_an_error(llama, tmp_path: Path, harm: str) -> None:
+    attach(llama(), Tuning(method="lora", rank=2), grown=False).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    name = next(iter(tensors))
+    tensor = tensors.pop(name)
+    if harm == "foreign":
+        tensors[name] = tensor
+        tensors["base_model.model.other.lora_A.weight"] = tensor.clone()
+    save_file(tensors, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckFailed, match="do not belong, first base_model"):
+        load_adapter(llama(), str(tmp_path), trainable=False)
+
+
+def test_a_folder_without_an_adapter_is_refused(llama, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no adapter there"):
+        load_adapter(llama(), str(tmp_path), trainable=False)
+
+
+def test_paths_inside_the_run_move_with_it(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    weights = Weights(str(here / "stages/a/model"), "abc", (str(here / "sft/adapter"), "/elsewhere/adapter"))
+    stored = weights.as_dict(here)
+    assert stored["base"] == "run:stages/a/model"
+    moved = Weights.from_dict(stored, there)
+    assert moved == Weights(str(there / "stages/a/model"), "abc", (str(there / "sft/adapter"), "/elsewhere/adapter"))
+    assert Weights.from_dict(Weights("org/model").as_dict(here), here) == Weights("org/model")

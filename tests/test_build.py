@@ -1,0 +1,106 @@
+"""Building and loading: what is refused by name, and hashes that see the same weights on disk and in memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shridhar_ft.config import Model, load_recipe
+from shridhar_ft.errors import UserError
+from shridhar_ft.model.build import (
+    attention_choice,
+    base_config,
+    grow_vocabulary,
+    load_model,
+    safetensors_hash,
+    stage_config,
+    weights_hash,
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"model_type": "gpt2"}, "gpt2 has no rotary position embedding"),
+        ({"model_type": "lama"}, "did you mean 'llama'"),
+        ({"model_type": "llama", "hiden_size": 64}, "did you mean 'hidden_size'"),
+        ({"model_type": "llama", "hidden_size": 65, "num_attention_heads": 4}, "multiple of the number of attention"),
+        ({"model_type": "llama", "vocab_size": 99}, "leave it out"),
+    ],
+)
+def test_a_wrong_config_is_refused(given: dict, told: str) -> None:
+    with pytest.raises(UserError) as error:
+        base_config(Model(from_config=given), vocab_size=100)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_base_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model at"):
+        base_config(Model(base=str(tmp_path)))
+
+
+def test_theta_may_be_given_as_a_plain_key() -> None:
+    config = base_config(Model(from_config={"model_type": "llama", "rope_theta": 5e5}))
+    assert config.rope_parameters["rope_theta"] == 5e5
+
+
+def test_the_plan_has_its_256_million_parameters() -> None:
+    from transformers import AutoModelForCausalLM
+
+    recipe = load_recipe("shridhar-gpt", ["model.from_config.num_key_value_heads=16"])
+    config, rope = stage_config(recipe, -1, 50_000)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(256, abs=1)
+    assert (config.max_position_embeddings, rope.original_context) == (108_000, 8192)
+    assert config.rope_parameters["factor"] == pytest.approx(108_000 / 8192)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_hash_of_live_weights_is_that_of_the_files(llama, tmp_path: Path, tied: bool) -> None:
+    model = llama(tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")  # several shards
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert weights_hash(model) == safetensors_hash(tmp_path)
+    loaded = load_model(tmp_path, model.config, "sdpa", torch.float32)
+    assert weights_hash(loaded) == weights_hash(model)
+    with torch.no_grad():
+        loaded.model.norm.weight[0] += 1e-7 + loaded.model.norm.weight[0] * 1e-6
+    assert weights_hash(loaded) != weights_hash(model)
+
+
+def test_a_missing_tensor_is_an_error_and_no_random_number(llama, saved_llama: Path) -> None:
+    tensors = load_file(saved_llama / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, saved_llama / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"1 tensors do not fit or are missing, first model\.layers\.1\.mlp\.up_proj"):
+        load_model(saved_llama, llama().config, "sdpa", torch.float32)
+
+
+def test_the_same_seed_gives_the_same_weights(llama) -> None:
+    state = torch.random.get_rng_state()
+    assert weights_hash(llama(seed=1)) == weights_hash(llama(seed=1)) != weights_hash(llama(seed=2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_tokens_get_the_mean_row_and_nothing_is_taken_away(llama, tokenizer, tied: bool) -> None:
+    model = llama(vocab_size=590, tie_word_embeddings=tied)
+    mean = model.get_output_embeddings().weight.mean(0)
+    assert grow_vocabulary(model, tokenizer) == len(tokenizer) - 590
+    assert torch.allclose(model.get_output_embeddings().weight[-1], mean)
+    assert model.get_input_embeddings().weight.shape[0] == model.config.vocab_size == len(tokenizer)
+    larger = llama(vocab_size=700)
+    assert grow_vocabulary(larger, tokenizer) == 0
+    assert larger.config.vocab_size == 700
+
+
+def test_the_fallback_of_attention_is_said() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    name, why = attention_choice(Model(base="x"))
+    assert name == "sdpa" and "no CUDA device" in why
+    assert attention_choice(Model(base="x", attention="eager"))[0] == "eager"
+    with pytest.raises(UserError, match="flash-attn"):
+        attention_choice(Model(base="x", attention="flash"))

@@ -1,0 +1,76 @@
+"""The certificate holds for the same model and fails for another one."""
+
+import numpy as np
+import pytest
+import torch
+
+from shridhar_ft.export.card import model_card
+from shridhar_ft.export.certificate import compare, holds, logits_at, places
+
+TEXT = np.arange(100, dtype=np.int32)
+
+
+def test_places_are_the_start_the_original_context_and_the_end() -> None:
+    where = places(108_000, 8192)
+    assert where.start == list(range(8))
+    assert where.original_context == list(range(8184, 8192))
+    assert where.full_context == list(range(107_992, 108_000))
+    assert places(128, 128).original_context == []
+    assert len(places(4, 2).all) == 8
+
+
+def test_the_same_model_is_certified(llama) -> None:
+    where = places(100, 40)
+    first, again = (logits_at(llama(), TEXT, where.all) for _ in range(2))
+    found = compare(first, again, where)
+    assert found["largest_logit_difference"] == 0
+    assert found["original_context"]["positions"] == [32, 39]
+    assert holds(found, "float32")
+
+
+@pytest.mark.parametrize("harm", ["weight", "rope", "nan"])
+def test_another_model_is_not(llama, harm: str) -> None:
+    where = places(100, 40)
+    model = llama()
+    if harm == "weight":
+        with torch.no_grad():
+            model.model.layers[0].mlp.up_proj.weight += 0.01
+    elif harm == "rope":
+        model.model.rotary_emb.inv_freq /= 4
+    else:
+        with torch.no_grad():
+            model.model.norm.weight[0] = float("nan")
+    found = compare(logits_at(llama(), TEXT, where.all), logits_at(model, TEXT, where.all), where)
+    assert not holds(found, "float32")
+
+
+def test_the_card_names_counts_and_no_text() -> None:
+    counts = {split: {"books": 1, "dialogues": 2} for split in ("train", "validation", "test")}
+    card = model_card(
+        {
+            "name": "x",
+            "licence": "mit",
+            "base": "org/base",
+            "base_on_hub": True,
+            "context": 108_000,
+            "dtype": "bfloat16",
+            "parts": [
+                {
+                    "part": "sft",
+                    "method": "lora",
+                    "context": 64,
+                    "steps": 9,
+                    "loss_before": {"validation": 2.0},
+                    "loss_after": {},
+                }
+            ],
+            "data": counts,
+            "tokens": counts,
+            "certificate": {"measured": {"tokens": 64, "reloaded": {"largest_logit_difference": 1e-6}}},
+            "receipts": {"a": True, "b": False},
+            "version": "0",
+        }
+    )
+    assert card.startswith("---\nlicense: mit\n") and "base_model: org/base" in card
+    assert "| sft | lora | 64 | 9 | 2.0000 | – |" in card
+    assert "1 of 2 receipts hold" in card

@@ -1,0 +1,80 @@
+"""Imports run strictly downward, and the command line starts without torch."""
+
+import ast
+import subprocess
+import sys
+
+from shridhar_ft.shipped import PACKAGE
+
+# From the bottom up; a module may import only from lower rows, or from its own package.
+LAYERS = (
+    {"errors", "shipped"},
+    {"config", "runfolder", "signals", "progress"},
+    {"receipts", "checkpoint"},
+    {"data"},
+    {"tokenizer", "model", "scoring"},
+    {"documents", "adapters"},
+    {"preparation"},
+    {"trainer"},
+    {"training"},
+    {"stages"},
+    {"export"},
+    {"entry", "chat"},
+    {"pretrain", "sft", "pipeline"},
+    {"cli"},
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+
+def imported(source: str) -> set[str]:
+    """Parts of shridhar_ft that a file imports, inside functions too, type-checking blocks left out."""
+    tree = ast.parse(source)
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped or not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif node.module == "shridhar_ft":
+            names = [f"shridhar_ft.{alias.name}" for alias in node.names]
+        else:
+            names = [node.module or ""]
+        found |= {name.split(".")[1] for name in names if name.startswith("shridhar_ft.")}
+    return found - {"__version__"}
+
+
+def part_of(path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def test_every_module_has_its_layer() -> None:
+    parts = {part_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "shipped/"}
+    assert parts == set(RANK)
+
+
+def test_imports_run_downward() -> None:
+    upward = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        part = part_of(path)
+        if part == "__init__":
+            continue
+        for other in imported(path.read_text(encoding="utf-8")) - {part}:
+            if RANK[other] >= RANK[part]:
+                upward.append(f"{path.relative_to(PACKAGE)} imports {other}")
+    assert not upward
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    script = (
+        "import sys; from shridhar_ft.cli import run_command; run_command(['run', '--help']); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'datasets')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

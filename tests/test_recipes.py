@@ -1,0 +1,47 @@
+"""Every recipe and accelerate config in the tree loads, builds on the meta device, and explains itself."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from shridhar_ft.config import load_recipe
+from shridhar_ft.model.build import stage_config
+from shridhar_ft.shipped import shipped
+
+RECIPES = sorted(path for path in shipped("recipes").rglob("*.yaml") if "cloud" not in path.parts)
+CONFIGS = sorted(shipped("accelerate_configs").glob("*.yaml"))
+
+
+def test_none_is_missed() -> None:
+    assert len([path for path in RECIPES if path.name == "recipe.yaml"]) >= 3
+    assert len(CONFIGS) >= 6
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_a_recipe_loads_and_its_stages_build(path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    recipe = load_recipe(path)
+    assert (path.parent / "README.md").is_file()
+    assert path.read_text(encoding="utf-8").startswith("# "), "the first line says what the recipe is"
+    assert all(note.startswith("eval.long_text") for note in recipe.without_effect())
+    vocabulary = recipe.tokenizer.train.vocab_size if recipe.tokenizer.train else 0
+    for index, stage in enumerate(recipe.stages):
+        config, rope = stage_config(recipe, index, vocabulary)
+        assert config.max_position_embeddings == stage.context
+        assert rope.original_context == recipe.stages[0].context
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config)
+    if recipe.launch.config != "auto":
+        assert Path(recipe.launch.config) in CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_an_accelerate_config_starts_what_it_says(path: Path) -> None:
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert path.read_text(encoding="utf-8").startswith("# "), "the first line says when to use it"
+    several = config["num_processes"] > 1
+    assert (config["distributed_type"] == "NO") is not several
+    assert config["distributed_type"] != "MULTI_CPU", "it silently starts one process"

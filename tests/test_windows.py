@@ -1,0 +1,105 @@
+"""Windows: the ledger balances, loss falls where it should, long conversations go on, nothing is lost."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shridhar_ft.data.windows import IGNORED, Encoded, cut_conversation, load_windows, pack_windows, save_windows
+
+
+def encoded(length: int, start: int = 0, learned: bool = True) -> Encoded:
+    return Encoded(np.arange(start, start + length, dtype=np.int32), np.full(length, learned))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 5)), min_size=1, max_size=20),
+    st.integers(8, 40),
+    st.randoms(),
+)
+def test_every_token_is_accounted_for(sizes: list[tuple[int, int]], context: int, random) -> None:
+    documents = [
+        Encoded(np.full(size, index, dtype=np.int32), np.array([random.random() < 0.5 for _ in range(size)]), cut=cut)
+        for index, (size, cut) in enumerate(sizes)
+    ]
+    rows, ledger = pack_windows(documents, context, "not learned")
+    assert ledger.balanced
+    assert ledger.came_in == sum(size + cut for size, cut in sizes)
+    assert sum(len(row["input_ids"]) for row in rows) == sum(size for size, _ in sizes)
+    assert ledger.trained == sum(int((row["labels"] != IGNORED).sum()) for row in rows)
+    for row in rows:
+        assert sum(row["lengths"]) == len(row["input_ids"]) <= context
+        openings = np.cumsum(row["lengths"]) - row["lengths"]
+        assert (row["labels"][openings] == IGNORED).all()
+        kept = row["labels"] != IGNORED
+        assert (row["labels"][kept] == row["input_ids"][kept]).all()
+
+
+def test_a_long_book_fills_windows_in_order() -> None:
+    rows, ledger = pack_windows([encoded(25)], 10, "x")
+    assert [row["input_ids"].tolist() for row in rows] == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
+    assert ledger.as_dict()["reasons"]["masked"] == {"x": 0, "opens a piece": 3}
+
+
+def encode(messages: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Two tokens a turn and one a letter; learned is what the assistant says."""
+    ids, learned = [0], [False]
+    for message in messages:
+        ids += [1, *map(ord, message["content"]), 2]
+        learned += [False, *[message["role"] == "assistant"] * (len(message["content"]) + 1)]
+    return np.array(ids, dtype=np.int32), np.array(learned)
+
+
+def said(text: str, first: str = "user") -> list[dict[str, str]]:
+    roles = ["user", "assistant"] if first == "user" else ["system", "user", "assistant"]
+    return [
+        {"role": roles[i] if i < len(roles) else ["user", "assistant"][(i - len(roles)) % 2], "content": c}
+        for i, c in enumerate(text)
+    ]
+
+
+def test_a_conversation_that_fits_stays_whole() -> None:
+    parts = list(cut_conversation(said("abcd"), encode, 100))
+    assert len(parts) == 1 and parts[0].cut == 0
+    assert parts[0].ids.tolist() == encode(said("abcd"))[0].tolist()
+
+
+def test_a_longer_one_goes_on_exchange_by_exchange_with_its_system_text() -> None:
+    parts = list(cut_conversation(said("sabcdef", first="system"), encode, 16))
+    texts = ["".join(chr(i) for i in part.ids if i > 2) for part in parts]
+    assert texts == ["sabcd", "sef"]
+    assert all(part.cut == 0 and len(part.ids) <= 16 for part in parts)
+
+
+def test_an_exchange_longer_than_the_window_is_cut_and_counted() -> None:
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a" * 30}]
+    (part,) = cut_conversation(messages, encode, 10)
+    assert len(part.ids) == 10
+    assert part.cut == len(encode(messages)[0]) - 10
+    _, ledger = pack_windows([part], 10, "x")
+    assert ledger.balanced and ledger.as_dict()["truncated"] == part.cut
+
+
+@given(st.lists(st.text("xyz", min_size=1, max_size=8), min_size=1, max_size=9), st.integers(8, 60))
+def test_no_exchange_is_lost(contents: list[str], context: int) -> None:
+    messages = [{"role": ["user", "assistant"][i % 2], "content": c} for i, c in enumerate(contents)]
+    parts = list(cut_conversation(messages, encode, context))
+    kept = sum(int((part.ids > 2).sum()) for part in parts)
+    assert kept + sum(part.cut for part in parts) >= sum(map(len, contents))
+    if not any(part.cut for part in parts):
+        assert kept == sum(map(len, contents))
+
+
+def test_windows_are_kept_while_their_source_is_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "windows"
+    save_windows(folder, [encoded(25)], 10, "x", "one")
+    stamp = (folder / "ledger.json").stat().st_mtime_ns
+    save_windows(folder, pytest.fail, 10, "x", "one")  # nothing is read
+    assert (folder / "ledger.json").stat().st_mtime_ns == stamp
+    save_windows(folder, [encoded(30)], 10, "x", "two")
+    rows, ledger = load_windows(folder)
+    assert len(rows) == ledger["windows"] == 3
+    save_windows(tmp_path / "none", [], 10, "x", "one")
+    assert len(load_windows(tmp_path / "none")[0]) == 0
