@@ -50,6 +50,7 @@ class TrainingProgress:
         self.live = show and console.is_terminal
         self.started = time.monotonic()
         self.first_step = 0
+        self.latest: dict[str, float] = {}
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -81,18 +82,10 @@ class TrainingProgress:
 
     def figures(self, step: int, figures: dict[str, float]) -> None:
         """New figures: loss, tokens_per_second, eval_loss, whichever there are."""
-        parts = []
-        for key, text in (
-            ("loss", "loss {:.4f}"),
-            ("eval_loss", "validation loss {:.4f}"),
-            ("tokens_per_second", "{:,.0f} tokens/s"),
-        ):
-            if key in figures:
-                parts.append(text.format(figures[key]))
-        line = " · ".join(parts)
-        self.bar.update(self.task, completed=step, figures=line)
+        self.latest |= figures
+        self.bar.update(self.task, completed=step, figures=_line(self.latest))
         if self.show and not self.live:
-            say(f"{self.part} · step {step}/{self.steps} · {line} · {self._to_go(step)} to go")
+            say(f"{self.part} · step {step}/{self.steps} · {_line(figures)} · {self._to_go(step)} to go")
 
     def _to_go(self, step: int) -> str:
         done = step - self.first_step
@@ -100,6 +93,11 @@ class TrainingProgress:
             return "?"
         seconds = int((time.monotonic() - self.started) / done * (self.steps - step))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _line(figures: dict[str, float]) -> str:
+    texts = {"loss": "loss {:.4f}", "eval_loss": "validation loss {:.4f}", "tokens_per_second": "{:,.0f} tokens/s"}
+    return " · ".join(text.format(figures[key]) for key, text in texts.items() if key in figures)
 
 
 def print_error(sentence: str) -> None:
