@@ -2,23 +2,21 @@
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shridhar_ft.config import expand
+from shridhar_ft.config import Recipe, expand
+from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.load import conversations, load_split, works
+from shridhar_ft.data.sources.decoding import check_encoding, decode
 from shridhar_ft.data.split import SplitName
 from shridhar_ft.data.windows import Encoded, cut_conversation
-from shridhar_ft.errors import UserError
 from shridhar_ft.runfolder import Run
 from shridhar_ft.tokenizer import encode_book, encode_dialogue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from shridhar_ft.config import Eval
 
 
 def book_documents(run: Run, tokenizer: "PreTrainedTokenizerBase", split: SplitName) -> Iterator[Encoded]:
@@ -45,18 +43,17 @@ def dialogue_documents(
             yield part if assistant_only else Encoded(part.ids, np.ones(len(part.ids), dtype=bool), part.cut)
 
 
-def long_text(settings: "Eval", tokenizer: "PreTrainedTokenizerBase") -> np.ndarray:
-    """The texts of `eval.long_text`, encoded one after another as books: int32, shape (T,); empty without any."""
-    if not settings.long_text:
+def long_text(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> np.ndarray:
+    """The texts of `eval.long_text`, cleaned and encoded one after another as books: int32, shape (T,); may be empty.
+
+    Cleaned as the books are: an indent or no-break space that training never saw would count as loss.
+
+    Raises:
+        UserError: A file is missing, or not in `eval.encoding`.
+    """
+    if not recipe.eval.long_text:
         return np.zeros(0, dtype=np.int32)
-    files = expand(settings.long_text, ["*.txt"], "eval.long_text")
-    return np.concatenate([encode_book(tokenizer, _read(file, settings.encoding)) for file in files])
-
-
-def _read(file: Path, encoding: str) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig" if encoding == "utf-8" else encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file}: byte {error.start} is not {encoding}; say the file's encoding with eval.encoding=…"
-        ) from error
+    files = expand(recipe.eval.long_text, ["*.txt"], "eval.long_text")
+    check_encoding(recipe.eval.encoding, "eval")
+    texts = [decode(file.read_bytes(), recipe.eval.encoding, str(file), "eval") for file in files]
+    return np.concatenate([encode_book(tokenizer, clean_text(t, recipe.data.clean, is_book=True).text) for t in texts])

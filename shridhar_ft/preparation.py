@@ -78,7 +78,7 @@ def check_windows(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase"
     if recipe.sft and not counted["train"]["dialogues"]:
         raise UserError("data.dialogues: no conversation is left in the train split; add dialogues, or drop sft")
     if recipe.eval.long_text:
-        held, needed = len(long_text(recipe.eval, tokenizer)), measured_context(recipe)
+        held, needed = len(long_text(recipe, tokenizer)), measured_context(recipe)
         if held < needed:
             raise UserError(
                 f"eval.long_text: it holds {held} tokens, less than one window of {needed}; name a longer text, or set "

@@ -345,7 +345,7 @@ def _measure(
     if len(validation):
         # SFT windows hold many short conversations: all are measured, they are few.
         found["validation"] = loss_on_windows(model, validation, most if part.stage_index >= 0 else None).mean
-    ids = long_text(recipe.eval, tokenizer)
+    ids = long_text(recipe, tokenizer)
     if len(ids):
         for context in dict.fromkeys((part.context, measured_context(recipe) if recipe.stages else part.context)):
             if context <= len(ids):

@@ -168,7 +168,7 @@ def _certificate_text(recipe: Recipe, run: Run, context: int, say: Callable[[str
     """A text of exactly `context` tokens: the long text, else the books, repeated where they are shorter."""
     tokenizer = load_tokenizer(run.tokenizer)
     try:
-        ids = long_text(recipe.eval, tokenizer)
+        ids = long_text(recipe, tokenizer)
     except UserError as error:  # a run folder that was brought here from another machine
         say(f"export: the certificate reads the run's own books instead ({error})")
         ids = np.zeros(0, dtype=np.int32)
