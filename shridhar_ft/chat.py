@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shridhar_ft.config import SPECIAL_TOKENS
 from shridhar_ft.errors import UserError
 from shridhar_ft.export.run import open_run
+from shridhar_ft.progress import hush_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +50,7 @@ class Chat:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        hush_libraries()
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(device)

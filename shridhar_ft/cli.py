@@ -64,6 +64,9 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not (hasattr(error, "exit_code") and hasattr(error, "format_message")):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # a command group without a command
+            print(error.format_message())
+            return 2
         print_error(f"{error.format_message().rstrip('.')}; see shridhar-ft --help")
         return int(error.exit_code)
     return status if isinstance(status, int) else 0

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -99,6 +100,12 @@ def launch_config(recipe: Recipe) -> Path:
         if not path.is_file():
             known = ", ".join(sorted(p.name for p in shipped("accelerate_configs").glob("*.yaml")))
             raise UserError(f"launch.config: {path} does not exist; shipped ones are accelerate_configs/ with {known}")
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if settings.get("distributed_type") == "DEEPSPEED" and find_spec("deepspeed") is None:
+            raise UserError(
+                f"launch.config: {path.name} needs DeepSpeed, which is not installed; "
+                "pip install 'shridhar_ft[deepspeed]', or take another config"
+            )
         return path
     import torch
 

@@ -95,6 +95,7 @@ BAD = {
     "vocabulary too large": (lambda f: ["tokenizer.train.vocab_size=60000"], ["tokenizer.train.vocab_size", "yields"]),
     "train split shorter than a window": (lambda f: ["stages.2.context=60000"], ["stages.2.context", "60000"]),
     "long text shorter than a window": (lambda f: ["eval.context=20000"], ["eval.long_text", "20000"]),
+    "DeepSpeed not installed": (lambda f: ["launch.config=accelerate_configs/zero2.yaml"], ["[deepspeed]"]),
     "no such accelerate config": (lambda f: ["launch.config=nowhere.yaml"], ["launch.config", "cpu.yaml"]),
 }
 
@@ -135,6 +136,12 @@ def test_an_error_is_json_too(capsys: pytest.CaptureFixture) -> None:
     assert run_command(["recipe", "check", "demmo", "--json"]) == 2
     told = json.loads(capsys.readouterr().out)
     assert told["status"] == 2 and "'demo'" in told["error"]
+
+
+@pytest.mark.parametrize("group", [[], ["data"], ["recipe"]])
+def test_a_group_without_a_command_shows_its_help(group: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert run_command(group) == 2
+    assert capsys.readouterr().out.startswith("Usage: shridhar-ft")
 
 
 def test_a_misspelt_command_or_option_is_status_2(capsys: pytest.CaptureFixture) -> None:

@@ -17,6 +17,7 @@ from shridhar_ft.export.merge import Merge, merge_and_certify
 from shridhar_ft.model.build import attention_choice, base_config, stage_config
 from shridhar_ft.model.rope import original_context
 from shridhar_ft.preparation import part_of, window_of_sft
+from shridhar_ft.progress import hush_libraries
 from shridhar_ft.receipts import read_receipts
 from shridhar_ft.runfolder import (
     RUNS,
@@ -70,6 +71,7 @@ def export(what: str, overrides: list[str], say: Callable[[str], None]) -> tuple
         UserError: It is none of the three, or not finished.
         CheckFailed: The certificate does not hold.
     """
+    hush_libraries()
     path = Path(what)
     if (path / "adapter_config.json").is_file():
         inside = path.resolve().parent
