@@ -89,6 +89,14 @@ def test_each_stage_starts_from_the_weights_that_the_one_before_ended_with(whole
         assert part(whole, after)["hash"] != ended
 
 
+def test_losses_are_the_golden_ones(whole: Path) -> None:
+    golden = json.loads((Path(__file__).parent / "golden" / "short_demo.json").read_text())
+    for name, losses in golden["losses"].items():
+        for when in ("loss_before", "loss_after"):
+            # Another processor rounds differently; a changed method differs by more.
+            assert part(whole, name)[when] == pytest.approx(losses[when], rel=2e-3), (name, golden["environment"])
+
+
 def test_no_token_is_lost(whole: Path) -> None:
     run = whole / "runs" / "short"
     counted = json.loads((run / "data/receipts/ledger.json").read_text())["measured"]["tokens"]["train"]
