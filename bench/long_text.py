@@ -51,7 +51,7 @@ def measure(folder: Path, context: int, most: int) -> list[dict]:
     for index, stage in enumerate(recipe.stages):
         config, _ = stage_config(recipe, index, len(tokenizer))
         weights = Weights.from_dict(read_json(run.stage(stage.name) / PART)["weights"], run.root)
-        model, _ = load_weights(weights, config, tokenizer, "sdpa", torch.float32)
+        model, _, _ = load_weights(weights, config, tokenizer, "sdpa", torch.float32)
         places = torch.arange(context)[None]
         total = np.zeros(context - 1)
         for window in windows:

@@ -11,7 +11,7 @@ import xxhash
 
 from shridhar_ft.config import Tuning
 from shridhar_ft.errors import CheckFailed, UserError
-from shridhar_ft.model.build import grow_vocabulary, load_model, update_hash
+from shridhar_ft.model.build import grow_vocabulary, load_model, update_hash, weights_hash
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +138,7 @@ def load_weights(
     attention: str,
     dtype: "torch.dtype | str",
     keep_last: bool = False,
-) -> tuple["PreTrainedModel | PeftModel", bool]:
+) -> tuple["PreTrainedModel | PeftModel", bool, str]:
     """Load a base and merge its adapters in order.
 
     Args:
@@ -150,7 +150,7 @@ def load_weights(
         keep_last: Leave the last adapter attached and trainable instead of merging it.
 
     Returns:
-        The model, and whether the vocabulary grew.
+        The model, whether the vocabulary grew, and the hash of the base as it was before any adapter.
     """
     from transformers import AutoConfig
 
@@ -158,12 +158,13 @@ def load_weights(
     config.vocab_size = stored.vocab_size
     model: Any = load_model(weights.base, config, attention, dtype, weights.revision)
     grown = grow_vocabulary(model, tokenizer) > 0
+    base_hash = weights_hash(model)
     for index, folder in enumerate(weights.adapters):
         last = index == len(weights.adapters) - 1
         model = load_adapter(model, folder, trainable=last and keep_last)
         if not (last and keep_last):
             model = merged(model)
-    return model, grown
+    return model, grown, base_hash
 
 
 def merged(model: "PeftModel") -> "PreTrainedModel":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shridhar_ft.config import SPECIAL_TOKENS
 from shridhar_ft.errors import UserError
 from shridhar_ft.export.run import open_run
-from shridhar_ft.progress import hush_libraries
+from shridhar_ft.progress import hush_libraries, print_error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -144,7 +144,11 @@ def talk(chat: Chat) -> None:
         if line == "/new":
             chat.messages = list(system)
         elif line:
-            figures = chat.say(line, lambda piece: print(piece, end="", flush=True))
+            try:
+                figures = chat.say(line, lambda piece: print(piece, end="", flush=True))
+            except UserError as full:
+                print_error(str(full))
+                continue
             print(flush=True)
             print(
                 f"[{figures['tokens_per_second']} tokens/s · window {figures['window_used']:.1%} full]", file=sys.stderr

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shridhar_ft.errors import UserError
 from shridhar_ft.runfolder import file_hash, read_json, write_json
 
 MANIFEST = "MANIFEST.json"
@@ -57,16 +58,23 @@ def step_of(checkpoint: Path) -> int:
     return int(match.group(1))
 
 
-def newest_whole(folder: Path, made_from: str, say: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint of this part; damaged ones are renamed to `*.damaged`, foreign ones removed.
+def newest_whole(folder: Path, made_from: str, world_size: int, say: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint of this part; damaged ones are set aside, unfinished and foreign ones removed.
 
     Args:
         folder: The part's `checkpoints/`.
         made_from: Fingerprint of the part; a checkpoint of other settings or data is of no use to it.
-        say: Told about everything that is set aside.
+        world_size: Processes that train now.
+        say: Told about everything that is set aside or removed.
+
+    Raises:
+        UserError: The checkpoint was left by another number of processes: steps and windows would not fit.
     """
     for checkpoint in checkpoints(folder):
-        if problem := damage(checkpoint):
+        if not (checkpoint / MANIFEST).is_file():
+            shutil.rmtree(checkpoint)  # kept, it would only fill the disk that may have stopped it
+            say(f"{checkpoint.name} was never finished (no MANIFEST.json); it is removed")
+        elif problem := damage(checkpoint):
             aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
             shutil.rmtree(aside, ignore_errors=True)
             checkpoint.rename(aside)
@@ -74,6 +82,11 @@ def newest_whole(folder: Path, made_from: str, say: Callable[[str], None]) -> Pa
         elif read_json(checkpoint / MANIFEST).get("fingerprint") != made_from:
             shutil.rmtree(checkpoint)
             say(f"{checkpoint.name} was made from other settings or data; it is removed and this part begins anew")
+        elif (before := read_json(checkpoint / MANIFEST).get("world_size")) != world_size:
+            raise UserError(
+                f"{checkpoint} was left by {before} processes and {world_size} go on; use a launch.config with "
+                f"{before}, or remove the checkpoints to begin this part anew"
+            )
         else:
             return checkpoint
     return None

@@ -4,8 +4,9 @@
     recipe = load_recipe("recipes/demo/recipe.yaml", ["train.learning_rate=3e-4"])
 
 A recipe is one YAML file. Unknown keys are refused with the nearest known one; numbers such as `1e-4`, which
-PyYAML reads as strings, are numbers here. Relative paths are looked for in the working folder first, then beside
-the recipe, then among the shipped files; the resolved recipe holds them absolute.
+PyYAML reads as strings, are numbers here. Relative paths are looked for beside the recipe first, then in the working
+folder, then among the shipped files; those of an override in the working folder first. The resolved recipe holds them
+absolute.
 """
 
 import difflib
@@ -75,7 +76,8 @@ class Dialogues(Section):
     """auto goes by the keys of the first row."""
     columns: Columns = Columns()
     roles: dict[str, Literal["system", "user", "assistant"]] = {}
-    """Further speaker names and the role each one has, e.g. `{Учитель: assistant}`; the usual ones are known."""
+    """Further speaker names and the role each one has, e.g. `{Учитель: assistant}`; `"*"` is whoever is
+    not named. The usual ones are known."""
     encoding: str = "utf-8"
     """Encoding of the files."""
 
@@ -259,6 +261,10 @@ class Rope(Section):
     def _has_effect(self) -> Self:
         if self.type == "none" and (self.factor or self.theta):
             raise ValueError("type none keeps the model's RoPE: take factor and theta away, or name a type")
+        if self.type == "none" and self.original_context:
+            raise ValueError("original_context has no effect with type none; take it away")
+        if self.type == "theta" and self.factor and self.theta:
+            raise ValueError("with theta given, factor has no effect; keep one of them")
         return self
 
 
@@ -390,7 +396,7 @@ class Recipe(Section):
     @property
     def last_context(self) -> int | None:
         """Context of the last stage in tokens; None where only SFT trains (then it is the base's own)."""
-        return self.stages[-1].context if self.stages else (self.sft.context if self.sft else None)
+        return self.stages[-1].context if self.stages else None
 
     def without_effect(self) -> list[str]:
         """One sentence for each key that was given and changes nothing."""
@@ -400,6 +406,10 @@ class Recipe(Section):
                 of_lora = ("rank", "alpha", "dropout", "targets", "train_embeddings")
                 given = [field for field in of_lora if getattr(part, field) != Tuning.model_fields[field].default]
                 said += [f"{key}.{field} has no effect: {key}.method is full" for field in given]
+            if part is not None and part.keep == "best" and not self.data.split.validation:
+                said.append(
+                    f"{key}.keep=best has no effect: there is no validation split, so the last weights are kept"
+                )
         if self.stages and not self.eval.long_text:
             said.append("eval.long_text is empty: context beyond the shelf's own validation text is not measured")
         return said
@@ -408,10 +418,24 @@ class Recipe(Section):
 # --------------------------------------------------------------------------------- load, override, resolve
 
 
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-4` as the number that it is in YAML 1.2, and that PyYAML takes for a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:  # noqa: ANN401 - any YAML
+    return yaml.load(text, _Loader)
+
+
 def find_recipe(argument: str | Path) -> Path:
     """The recipe file that a command's RECIPE means: a file, a folder with recipe.yaml, or a shipped name."""
     path = Path(argument)
-    for candidate in (path, path / "recipe.yaml", shipped("recipes") / path / "recipe.yaml", shipped(path)):
+    shipped_ones = (shipped("recipes") / path / "recipe.yaml", shipped(path) / "recipe.yaml", shipped(path))
+    for candidate in (path, path / "recipe.yaml", *shipped_ones):
         if candidate.is_file():
             return candidate
     near = difflib.get_close_matches(path.name, recipe_names(), n=1)
@@ -436,7 +460,7 @@ def load_recipe(argument: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = find_recipe(argument)
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = read_yaml(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: byte {error.start} is not UTF-8; save the recipe as UTF-8") from error
     except yaml.YAMLError as error:
@@ -461,7 +485,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise UserError(f"'{override}': an override is key.sub=value, e.g. train.learning_rate=3e-4")
     try:
-        value = yaml.safe_load(text)
+        value = _from_here(read_yaml(text), key.split(".")[-1] if not key[-1].isdigit() else key.split(".")[-2])
     except yaml.YAMLError as error:
         raise UserError(f"'{override}': the value is not valid YAML; quote it") from error
     *parents, last = key.split(".")
@@ -479,6 +503,20 @@ def _override(raw: dict[str, Any], override: str) -> None:
         here[_index(here, last, override)] = value
     else:
         here[last] = value
+
+
+PATH_KEYS = ("paths", "long_text", "config", "base", "extend")
+
+
+def _from_here(value: Any, key: str) -> Any:  # noqa: ANN401 - any YAML
+    """An override's value with its paths made absolute: on the command line they are meant from the working folder."""
+    if isinstance(value, dict):
+        return {inner: _from_here(held, inner) for inner, held in value.items()}
+    if isinstance(value, list):
+        return [_from_here(held, key) for held in value]
+    if key in PATH_KEYS and isinstance(value, str) and (found := _existing(Path.cwd(), value)):
+        return found
+    return value
 
 
 def _index(items: list[Any], part: str, override: str) -> int:
@@ -546,11 +584,16 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> None:
 
 
 def _find(path: str, folder: Path) -> str:
-    for root in (Path.cwd(), folder, shipped("")):
-        candidate = root / Path(path).expanduser()
-        if glob.glob(str(candidate)):
-            return str(candidate)
+    for root in (folder, Path.cwd(), shipped("")):
+        if found := _existing(root, path):
+            return found
     return str(Path.cwd() / Path(path).expanduser())
+
+
+def _existing(root: Path, path: str) -> str | None:
+    """The path below this root, if it, or something that it is a glob of, exists."""
+    candidate = root / Path(path).expanduser()
+    return str(candidate) if candidate.exists() or glob.glob(str(candidate)) else None
 
 
 def expand(paths: Sequence[str], patterns: Sequence[str], key: str) -> list[Path]:
@@ -566,7 +609,8 @@ def expand(paths: Sequence[str], patterns: Sequence[str], key: str) -> list[Path
     """
     files: set[Path] = set()
     for path in paths:
-        found = [Path(match) for match in glob.glob(path)]
+        # A folder whose name holds brackets is a folder first, and a pattern only if there is none.
+        found = [Path(path)] if Path(path).exists() else [Path(match) for match in glob.glob(path)]
         if not found:
             raise UserError(f"{key}: {path} does not exist; mend the path, or set it with {key}=…")
         for match in found:

@@ -9,11 +9,11 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from shridhar_ft.config import Recipe, load_recipe
-from shridhar_ft.errors import Resumable, Stop, UserError
+from shridhar_ft.errors import DiskFailed, Resumable, Stop, UserError
 from shridhar_ft.progress import print_error, quiet, say
 from shridhar_ft.runfolder import Run, only_one, run_folder
 from shridhar_ft.signals import stoppable
@@ -53,7 +53,12 @@ def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = N
     try:
         recipe = load_recipe(given.recipe, given.overrides)
         run = run_folder(recipe.name)
-        with stoppable(module), only_one(run) if first and not under_run else nullcontext():
+        with ExitStack() as held:
+            held.enter_context(stoppable(module))
+            if first:
+                held.enter_context(only_one(run, "training"))
+            if first and not under_run:
+                held.enter_context(only_one(run))
             _check_processes()
             _work(recipe, run, work)
         if first:
@@ -66,7 +71,8 @@ def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = N
             if isinstance(stop, Resumable):
                 print_error(f"to go on: {again}")
         if first and run is not None:
-            run.status(stop.status, module, str(stop), resume=again)
+            with suppress(DiskFailed):  # the disk that stopped it may be full
+                run.status(stop.status, module, str(stop), resume=again)
         return stop.status
 
 

@@ -21,10 +21,11 @@ import yaml
 
 from shridhar_ft.config import Recipe
 from shridhar_ft.entry import PROCESSES, UNDER_RUN
-from shridhar_ft.errors import CheckFailed, Resumable, Stop, UserError
+from shridhar_ft.errors import CheckFailed, DiskFailed, Resumable, Stop, UserError
 from shridhar_ft.progress import say
 from shridhar_ft.runfolder import Run, is_current, only_one, read_json
 from shridhar_ft.shipped import shipped
+from shridhar_ft.signals import stoppable
 
 # glibc hands each large tensor back to the kernel and faults it in again page by page: on two CPU cores that is
 # almost half of a training step. With huge pages a step of the shelf-cpu recipe takes 2.0 s instead of 3.6 s. Other
@@ -47,27 +48,32 @@ def run_recipe(recipe: Recipe, run: Run, say: Callable[[str], None] = say) -> di
         Stop: Any part ended early; the status file says where.
     """
     part = "prepare"
-    with only_one(run) as lock:
+    with only_one(run):
         try:
             for sentence in recipe.without_effect():
                 say(f"note: {sentence}")
             config = launch_config(recipe)
             from shridhar_ft.preparation import prepare
 
-            tokenizer = prepare(recipe, run, say)
+            if run.root.is_dir():
+                run.status(None, part, "preparing")
+            with stoppable(part):
+                tokenizer = prepare(recipe, run, say)
             for module, wanted in (("pretrain", bool(recipe.stages)), ("sft", recipe.sft is not None)):
                 part = module
                 if wanted and not _trained(recipe, run, module, tokenizer, say):
                     run.status(None, module, "training")
-                    _launch(module, run, config, lock, say)
+                    _launch(module, run, config, recipe.launch.config == "auto", say)
             part = "export"
             run.status(None, part, "exporting")
             from shridhar_ft.export.run import ensure_export
 
-            certificate = ensure_export(recipe, run, say)
+            with stoppable(part):
+                certificate = ensure_export(recipe, run, say)
         except Stop as stop:
-            if run.root.is_dir():
-                run.status(stop.status, part, str(stop), resume=f"shridhar-ft run {run.root / 'recipe.yaml'}")
+            if (run.root / "recipe.yaml").is_file():
+                with suppress(DiskFailed):  # the disk that stopped it may be full
+                    run.status(stop.status, part, str(stop), resume=f"shridhar-ft run {run.root / 'recipe.yaml'}")
             raise
         run.status(0, "run", "done")
     return {"run": str(run.root), "parts": summary(recipe, run), "certificate": certificate}
@@ -136,19 +142,19 @@ def _trained(recipe: Recipe, run: Run, module: str, tokenizer: Any, say: Callabl
     return current
 
 
-def _launch(module: str, run: Run, config: Path, lock: int, say: Callable[[str], None]) -> None:
+def _launch(module: str, run: Run, config: Path, automatic: bool, say: Callable[[str], None]) -> None:
     """Start an entry under accelerate and wait for its end."""
-    processes = int((yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("num_processes", 1))
+    processes = _processes(config, automatic)
     threads = max(1, (psutil.cpu_count(logical=False) or 1) // processes)
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--quiet"),
-        *("--num_cpu_threads_per_process", str(threads)),
+        *("--num_cpu_threads_per_process", str(threads), "--num_processes", str(processes)),
         *("-m", f"shridhar_ft.{module}", str(run.root / "recipe.yaml")),
     ]
     say(f"{module}: accelerate launch --config_file {config.name} ({processes} process{'es' if processes > 1 else ''})")
     environment = HUGE_PAGES | os.environ | {UNDER_RUN: "1", PROCESSES: str(processes) if processes > 1 else "0"}
     # A session of its own: Ctrl-C then reaches the training through us, once, and not accelerate, which would die.
-    child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=(lock,))
+    child = subprocess.Popen(command, env=environment, start_new_session=True)
 
     asked = False
 
@@ -177,6 +183,16 @@ def _launch(module: str, run: Run, config: Path, lock: int, say: Callable[[str],
     if asked:
         raise Resumable(f"{module}: stopped before it began to train")
     raise CheckFailed(f"{module} ended with status {code} and no word of its own; the lines above tell more")
+
+
+def _processes(config: Path, automatic: bool) -> int:
+    """Processes to start: those of the config; where we chose the config ourselves, one for each GPU."""
+    settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    if automatic and settings.get("distributed_type") == "MULTI_GPU":
+        import torch
+
+        return torch.cuda.device_count()
+    return int(settings.get("num_processes", 1))
 
 
 def _training_processes(launcher: int) -> list[psutil.Process]:

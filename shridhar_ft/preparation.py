@@ -46,8 +46,9 @@ def count_tokens(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase")
     ledger = run.data / "receipts" / "ledger.json"
     receipt = read_json(ledger)
     made_from = read_json(run.tokenizer / PART)["fingerprint"]
+    context = window_of_sft(recipe)
+    made_from = f"{made_from}-{context}"  # a conversation longer than the window is counted in parts
     if receipt["measured"].get("tokens", {}).get("tokenizer") != made_from:
-        context = window_of_sft(recipe, tokenizer)
         counted: dict[str, Any] = {
             split: {
                 "books": sum(len(d.ids) for d in book_documents(run, tokenizer, split)),
@@ -60,7 +61,7 @@ def count_tokens(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase")
     return receipt["measured"]["tokens"]
 
 
-def window_of_sft(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> int:
+def window_of_sft(recipe: Recipe) -> int:
     """Window of the dialogues in tokens: `sft.context`, else the last stage's, else the base's own."""
     own = recipe.sft.context if recipe.sft else None
     return own or recipe.last_context or int(base_config(recipe.model).max_position_embeddings)
@@ -88,9 +89,7 @@ def check_windows(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase"
 
 def measured_context(recipe: Recipe) -> int:
     """Length at which every stage is measured on the long text, in tokens."""
-    context = recipe.eval.context or recipe.last_context
-    assert context is not None, "a recipe without stages measures no long text"
-    return context
+    return recipe.eval.context or recipe.last_context or window_of_sft(recipe)
 
 
 def part_of(folder: Path) -> dict[str, Any] | None:

@@ -50,11 +50,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file so that after a kill it is the old one or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path), temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with disk_errors(path), temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
@@ -221,22 +225,23 @@ def record_recipe(run: Run, recipe_yaml: str, seed: int) -> None:
 
 
 @contextmanager
-def only_one(run: Run) -> Iterator[int]:
-    """Hold the run for this process and those that inherit the descriptor; the lock goes with them, however they end.
+def only_one(run: Run, what: str = "run") -> Iterator[None]:
+    """Hold a run for this process; the lock goes with the process, however it ends.
 
-    Yields:
-        The lock's file descriptor, for child processes that work on the same run.
+    Args:
+        run: The run.
+        what: `run` for the order of its parts, `training` for the process that trains: it can outlive the other.
 
     Raises:
         UserError: Another process is working on the same run.
     """
     RUNS.mkdir(exist_ok=True)
-    with (RUNS / f".{run.name}.lock").open("w") as lock:
+    with (RUNS / f".{run.name}.{what}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{run.root}: another process is working on this run; wait for it, or stop it") from error
-        yield lock.fileno()
+        yield
 
 
 def is_current(folder: Path, wanted: str) -> bool:

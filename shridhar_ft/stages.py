@@ -11,11 +11,11 @@ from shridhar_ft.adapters import Weights
 from shridhar_ft.config import Recipe, Tuning
 from shridhar_ft.documents import book_documents, dialogue_documents
 from shridhar_ft.errors import UserError
-from shridhar_ft.model.build import base_config, build_model, stage_config
+from shridhar_ft.model.build import base_config, base_contents, build_model, stage_config
 from shridhar_ft.model.rope import original_context, stage_rope
 from shridhar_ft.preparation import part_of, window_of_sft
 from shridhar_ft.receipts import write_receipt
-from shridhar_ft.runfolder import PART, Run, fingerprint, finish_part, is_current, publishing, read_json
+from shridhar_ft.runfolder import PART, Run, file_hash, fingerprint, finish_part, is_current, publishing, read_json
 from shridhar_ft.training import NOT_IN_THE_WEIGHTS, TrainingPart
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def sft_part(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> 
     start = (
         Weights.from_dict(before["weights"], run.root) if before else _first_weights(recipe, run, recipe.sft, tokenizer)
     )
-    context = window_of_sft(recipe, tokenizer)
+    context = window_of_sft(recipe)
     assistant_only = recipe.sft.assistant_only_loss
     return TrainingPart(
         name="sft",
@@ -74,17 +74,25 @@ def sft_part(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> 
     )
 
 
-def last_part(recipe: Recipe, run: Run) -> dict[str, Any]:
+def last_part(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     """part.json of the part whose weights the run ends with.
 
     Raises:
-        UserError: It is not finished.
+        UserError: A part is not finished, or was trained with other settings than the recipe now has.
     """
-    name = part_names(recipe)[-1]
-    finished = part_of(run.root / name)
-    if finished is None:
-        raise UserError(f"{run.root / name} is not finished; run `shridhar-ft run` with this recipe first")
-    return {"name": name, **finished}
+    finished: dict[str, Any] = {}
+    for index, name in enumerate(part_names(recipe)):
+        found = part_of(run.root / name)
+        if found is None:
+            raise UserError(f"{run.root / name} is not finished; run `shridhar-ft run` with this recipe first")
+        part = sft_part(recipe, run, tokenizer) if name == "sft" else stage_part(recipe, run, index, tokenizer)
+        if found["fingerprint"] != part.made_from:
+            raise UserError(
+                f"{run.root / name} was trained with other settings than the recipe has now; take the change back, or "
+                "run `shridhar-ft run` with this recipe to train it anew"
+            )
+        finished = {"name": name, **found}
+    return finished
 
 
 def _finished(recipe: Recipe, run: Run, index: int) -> dict[str, Any]:
@@ -126,8 +134,9 @@ def _made_from(recipe: Recipe, run: Run, tuning: Tuning, before: dict[str, Any],
         own,
         recipe.seed,
         recipe.model.model_dump(exclude={"attention"}),
+        base_contents(recipe.model.base),
         read_json(run.data / PART)["fingerprint"],
-        read_json(run.tokenizer / PART)["fingerprint"],
+        file_hash(run.tokenizer / "tokenizer.json"),  # a longer last window changes its settings, and no token
         before.get("fingerprint"),
     )
 

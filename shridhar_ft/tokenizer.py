@@ -18,7 +18,7 @@ from shridhar_ft.config import SPECIAL_TOKENS, Recipe, TrainTokenizer
 from shridhar_ft.data.load import conversations, load_split, works
 from shridhar_ft.data.split import SPLITS, SplitName
 from shridhar_ft.errors import UserError
-from shridhar_ft.runfolder import Run, fingerprint, finish_part, is_current, publishing, read_json
+from shridhar_ft.runfolder import Run, begin_peak_rss, fingerprint, finish_part, is_current, publishing, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -207,6 +207,7 @@ def ensure_tokenizer(recipe: Recipe, run: Run, say: Callable[[str], None]) -> "P
         say("tokenizer: up to date")
         return load_tokenizer(run.tokenizer)
     started = time.monotonic()
+    begin_peak_rss()
     if recipe.tokenizer.train:
         settings = recipe.tokenizer.train
         say(f"tokenizer: training a byte-level BPE of {settings.vocab_size:,} tokens on the train split")

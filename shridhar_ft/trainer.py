@@ -64,31 +64,30 @@ class WindowTrainer(SFTTrainer):
         super().__init__(**kwargs)
         self.manifest_facts, self.keep_checkpoints = manifest_facts, keep_checkpoints
         self.tokens_seen = 0  # by this process since it started
+        self.last_batch: torch.Tensor | None = None
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401
         self.tokens_seen += inputs["input_ids"].numel()
+        self.last_batch = inputs["input_ids"]
         loss = super().training_step(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
-            raise self._non_finite("loss", float(loss), inputs["input_ids"])
+            raise self._non_finite("loss", float(loss))
         return loss
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:  # noqa: ANN401
         # transformers calls this between the backward passes and the update: the last moment to refuse.
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None and not np.isfinite(float(norm)):
-            raise self._non_finite("gradient norm", float(norm), None)
+            raise self._non_finite("gradient norm", float(norm))
         return norm
 
-    def _non_finite(self, what: str, value: float, ids: torch.Tensor | None) -> NonFinite:
+    def _non_finite(self, what: str, value: float) -> NonFinite:
         step = self.state.global_step + 1
-        kept = Path(self.args.output_dir).parent / "non_finite_batch.json"
-        if self.is_world_process_zero():
-            write_json(
-                kept,
-                {"step": step, "what": what, "value": str(value), "input_ids": None if ids is None else ids.tolist()},
-            )
+        kept = Path(self.args.output_dir or ".").parent / f"non_finite_batch_rank{self.args.process_index}.json"
+        assert self.last_batch is not None, "a gradient without a batch"
+        write_json(kept, {"step": step, "what": what, "value": str(value), "input_ids": self.last_batch.tolist()})
         return NonFinite(
             f"the {what} became {value} at step {step}, before the update: the weights are as they were. The batch is "
             f"in {kept}; lower the learning rate, or look at that text, and run the same command again"
@@ -159,7 +158,7 @@ class Metrics(TrainerCallback):
         self.last_time, self.last_tokens = time.monotonic(), self.tokens_seen()
         if state.is_world_process_zero:
             lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.is_file() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step and state.global_step]
+            kept = [line for line in lines if state.global_step and 0 < _step_of(line) <= state.global_step]
             self.file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
@@ -189,3 +188,11 @@ class Metrics(TrainerCallback):
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, "epoch": round(state.epoch or 0, 4), **kept}) + "\n")
         self.progress.figures(state.global_step, kept)
+
+
+def _step_of(line: str) -> int:
+    """Step of a line of metrics.jsonl; 0 for one that a full disk cut short."""
+    try:
+        return int(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return 0

@@ -11,12 +11,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
+from transformers import TrainerState
 from trl import SFTConfig
 
 from shridhar_ft.adapters import Weights, adapter_hash, attach, load_weights
@@ -25,7 +27,7 @@ from shridhar_ft.config import Recipe, Tuning
 from shridhar_ft.data.split import SPLITS, SplitName
 from shridhar_ft.data.windows import Encoded, load_windows, save_windows
 from shridhar_ft.documents import long_text
-from shridhar_ft.errors import Resumable
+from shridhar_ft.errors import Resumable, UserError
 from shridhar_ft.model.build import attention_choice, build_model, safetensors_hash, stage_config, weights_hash
 from shridhar_ft.model.isolation import probe_isolation
 from shridhar_ft.model.rope import check_rope
@@ -37,6 +39,7 @@ from shridhar_ft.runfolder import (
     Run,
     begin_peak_rss,
     disk_errors,
+    fingerprint,
     finish_part,
     is_current,
     read_json,
@@ -94,10 +97,13 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     state = PartialState()
     tell = say if state.is_main_process else quiet
     if is_current(part.folder, part.made_from):
-        tell(f"{part.name}: up to date")
+        told = read_json(part.folder / PART)["measured_with"] == _measured_with(recipe)
+        tell(
+            f"{part.name}: up to date"
+            + ("" if told else " (its losses were measured with other settings under `eval`)")
+        )
         return
-    started = time.monotonic()
-    begin_peak_rss()
+    spent = Spent(part.folder / "spent.json", write=state.is_main_process)
     (part.folder / PART).unlink(missing_ok=True)
     tuning = part.tuning
 
@@ -121,16 +127,19 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
 
     # Model
     set_seed(recipe.seed)
-    model, base_hash = _start_model(recipe, run, part, tokenizer, receipts, tell)
-    receipts.write("isolation", *probe_isolation(model, len(tokenizer), part.context))
+    model, base_hash = _start_model(recipe, run, part, tokenizer, receipts, state.device, tell)
+    arithmetic = partial(torch.autocast, state.device.type, torch.bfloat16, enabled=precision(tuning, state.device)[0])
+    with arithmetic():
+        receipts.write("isolation", *probe_isolation(model, len(tokenizer), part.context, min(tuning.batch_size, 2)))
 
     # Trainer
     checkpoints = part.folder / "checkpoints"
     with state.main_process_first():
-        resume = newest_whole(checkpoints, part.made_from, tell)
+        resume = newest_whole(checkpoints, part.made_from, state.num_processes, tell)
     measured = part.folder / "before.json"
     if resume is None or not measured.is_file():
-        before = _measure(recipe, part, model, validation_windows, tokenizer)
+        with arithmetic():
+            before = _measure(recipe, part, model, validation_windows, tokenizer)
         if state.is_main_process:
             write_json(measured, before)
     else:
@@ -141,7 +150,7 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     vote = StopVote()
     trainer = WindowTrainer(
         model=model,
-        args=_arguments(recipe, part, len(train_windows), bool(len(validation_windows)), state.num_processes, tell),
+        args=_arguments(recipe, part, len(train_windows), bool(len(validation_windows)), state, tell),
         train_dataset=train_windows,
         eval_dataset=validation_windows if len(validation_windows) else None,
         data_collator=WindowCollator(pad_id(tokenizer)),
@@ -152,7 +161,9 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     trainer.add_callback(vote)
     trainer.add_callback(Metrics(part.folder / "metrics.jsonl", progress, lambda: trainer.tokens_seen))
     with progress, disk_errors(part.folder):
-        result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if resume is None or not _take_finished(trainer, resume, tuning):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    spent.stop()
     if vote.stopped:
         raise Resumable(
             f"{part.name}: stopped by {vote.asked} after step {trainer.state.global_step}; a checkpoint is written"
@@ -166,7 +177,9 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     with disk_errors(part.folder):
         trainer.save_model(str(written))
     trainer.accelerator.wait_for_everyone()
-    after = _measure(recipe, part, trainer.accelerator.unwrap_model(trainer.model), validation_windows, tokenizer)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    with arithmetic():
+        after = _measure(recipe, part, trained, validation_windows, tokenizer)
     tell(f"{part.name}: after training, {_figures(after)}")
     if not state.is_main_process:
         state.wait_for_everyone()
@@ -177,9 +190,9 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     finish_part(
         part.folder,
         part.made_from,
-        time.monotonic() - started,
+        spent.seconds,
         weights=_written_weights(run, part, kind),
-        hash=safetensors_hash(part.folder / kind),
+        hash=adapter_hash(trained) if kind == "adapter" else weights_hash(trained),
         base_hash=base_hash,
         method=tuning.method,
         context=part.context,
@@ -189,12 +202,69 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
         tokens_per_epoch=ledger["in"],
         loss_before=before,
         loss_after=after,
-        train_loss=result.training_loss,
+        measured_with=_measured_with(recipe),
     )
     state.wait_for_everyone()
 
 
 # -------------------------------------------------------------------------------------------------- pieces
+
+
+def _check_handover(
+    recipe: Recipe, part: TrainingPart, model: torch.nn.Module, base_hash: str, receipts: "Receipts"
+) -> None:
+    """The receipt that a part begins with the very weights that the one before ended with."""
+    came, start = part.came_from, part.start
+    if part.continues_adapter:
+        measured = {"hash": adapter_hash(model), "base_hash": base_hash}
+    elif start is not None and start.adapters:  # merged already: what was merged is in the file
+        measured = {"hash": safetensors_hash(Path(start.adapters[-1])), "base_hash": base_hash}
+    else:
+        measured = {"hash": base_hash}
+    claimed = {key: came.get(key, measured[key]) for key in measured}
+    first = {"seed": recipe.seed} if start is None else {"base": start.base}
+    receipts.write(
+        "handover",
+        {"from": came.get("name", "the first weights"), **({} if came else first), **claimed},
+        measured,
+        measured == claimed,
+        mend="the weights are not those that the part before ended with: were its files or the base's changed? Remove "
+        "its folder and run the same command again",
+    )
+
+
+class Spent:
+    """Seconds that a part has taken over all its processes' lives, and the peak memory of this one."""
+
+    def __init__(self, file: Path, write: bool) -> None:
+        self.file, self.write, self.started = file, write, time.monotonic()
+        self.before = read_json(file)["seconds"] if file.is_file() else 0.0
+        begin_peak_rss()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def stop(self) -> None:
+        """Keep what was spent so far, for the process that goes on."""
+        if self.write:
+            write_json(self.file, {"seconds": round(self.seconds, 1)})
+
+
+def _take_finished(trainer: WindowTrainer, checkpoint: Path, tuning: Tuning) -> bool:
+    """Take the weights of a checkpoint of the last step; transformers would train one step more before it looks."""
+    reached = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if reached.global_step < reached.max_steps:
+        return False
+    best = Path(reached.best_model_checkpoint or checkpoint).name if tuning.keep == "best" else checkpoint.name
+    trainer._load_from_checkpoint(str(checkpoint.with_name(best)))
+    trainer.state = reached
+    return True
+
+
+def _measured_with(recipe: Recipe) -> str:
+    """Fingerprint of what the losses were measured with; it changes no weight."""
+    return fingerprint(recipe.eval.model_dump(mode="json"), measured_context(recipe))
 
 
 @dataclass(frozen=True)
@@ -215,20 +285,27 @@ def _start_model(
     part: TrainingPart,
     tokenizer: "PreTrainedTokenizerBase",
     receipts: Receipts,
+    device: torch.device,
     tell: Callable[[str], None],
 ) -> tuple[torch.nn.Module, str]:
     """The model that a part begins with, its RoPE and hand-over receipts written; and the hash of its base."""
     attention, why = attention_choice(recipe.model)
     tell(f"{part.name}: {why}")
+    if attention == "flash_attention_2" and part.tuning.batch_size > 1:
+        raise UserError(
+            f"batch_size: FlashAttention keeps packed documents apart in one row only, and {part.name} has "
+            f"{part.tuning.batch_size}; set it to 1 and multiply gradient_accumulation, or set model.attention=sdpa"
+        )
     config, wanted = stage_config(recipe, part.stage_index, len(tokenizer))
     claimed_config = type(config)(**config.to_dict())
     if part.start is None:
         model: Any = build_model(config, recipe.seed, attention)
-        grown = False
+        grown, base_hash = False, weights_hash(model)
     else:
-        model, grown = load_weights(
+        model, grown, base_hash = load_weights(
             part.start, config, tokenizer, attention, torch.float32, keep_last=part.continues_adapter
         )
+    model = model.to(device)
     base = model.get_base_model() if part.continues_adapter else model
     for holder in (base.config, base.generation_config):  # the Trainer would align them itself, with a warning
         for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
@@ -239,24 +316,7 @@ def _start_model(
         mend="the live RoPE is not the recipe's: load the model with the stage's config, and change nothing after",
     )
     tell(f"{part.name}: RoPE {wanted.rope.type} at {part.context:,} tokens, checked in the live module")
-    claimed: dict[str, Any] = {
-        "from": part.came_from.get("name", "the first weights"),
-        "hash": part.came_from.get("hash"),
-    }
-    if part.continues_adapter:
-        found, base_hash = adapter_hash(model), part.came_from["base_hash"]
-    elif part.start is not None and part.start.adapters:
-        found, base_hash = safetensors_hash(Path(part.start.adapters[-1])), weights_hash(model)
-    else:
-        found = base_hash = weights_hash(model)
-    receipts.write(
-        "handover",
-        claimed | ({} if part.came_from else {"hash": found, "seed": recipe.seed if part.start is None else None}),
-        {"hash": found, "base_hash": base_hash},
-        not part.came_from or found == part.came_from["hash"],
-        mend="the weights are not those that the part before ended with: were its files changed? Remove its folder "
-        "and run the same command again",
-    )
+    _check_handover(recipe, part, model, base_hash, receipts)
     if part.tuning.method == "lora" and not part.continues_adapter:
         model = attach(model, part.tuning, grown)
     if part.tuning.gradient_checkpointing:
@@ -271,15 +331,18 @@ def _start_model(
 
 
 def _arguments(
-    recipe: Recipe, part: TrainingPart, windows: int, validates: bool, processes: int, tell: Callable[[str], None]
+    recipe: Recipe, part: TrainingPart, windows: int, validates: bool, state: PartialState, tell: Callable[[str], None]
 ) -> SFTConfig:
     """The recipe's training settings as TRL's, nothing left to a default that could cut or drop."""
     tuning = part.tuning
-    per_step = tuning.batch_size * tuning.gradient_accumulation * processes
+    at_once = tuning.batch_size * state.num_processes
+    per_step = at_once * tuning.gradient_accumulation
+    if state.num_processes > 1 and windows % at_once:
+        tell(f"{part.name}: {windows} windows do not share out evenly over {at_once} places; some are read twice")
     steps = tuning.max_steps or math.ceil(math.ceil(windows / per_step) * tuning.max_epochs)
     evaluate_every = tuning.evaluate_every or max(1, steps // 10)
     save_every = evaluate_every if tuning.keep == "best" else tuning.save_every or evaluate_every
-    bf16, why = precision(tuning)
+    bf16, why = precision(tuning, state.device)
     tell(f"{part.name}: {why}; {steps:,} steps of {per_step} windows")
     return SFTConfig(
         output_dir=str(part.folder / "checkpoints"),
@@ -302,7 +365,7 @@ def _arguments(
         max_grad_norm=tuning.max_grad_norm,
         bf16=bf16,
         fp16=False,
-        use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+        use_cpu=state.device.type == "cpu",
         gradient_checkpointing=tuning.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if tuning.gradient_checkpointing else None,
         logging_steps=tuning.log_every,
@@ -322,11 +385,11 @@ def _arguments(
     )
 
 
-def precision(tuning: Tuning) -> tuple[bool, str]:
+def precision(tuning: Tuning, device: torch.device) -> tuple[bool, str]:
     """Whether matrix products run in bf16 under autocast, and a sentence on why."""
     if tuning.precision == "bf16":
         return True, "precision bf16 (the recipe), weights and optimizer fp32"
-    if tuning.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+    if tuning.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
         return True, "precision bf16 (the GPU has it), weights and optimizer fp32"
     reason = "the recipe" if tuning.precision == "fp32" else "no CUDA device with bf16"
     return False, f"precision fp32 ({reason})"

@@ -42,10 +42,12 @@ def test_merged_answers_as_base_and_adapter(llama, tokenizer, tmp_path: Path, ti
     assert adapter_hash(model) == safetensors_hash(tmp_path / "adapter")
 
     weights = Weights(str(tmp_path / "base"), adapters=(str(tmp_path / "adapter"),))
-    loaded, has_grown = load_weights(weights, llama(tie_word_embeddings=tied).config, tokenizer, "sdpa", torch.float32)
+    loaded, has_grown, _ = load_weights(
+        weights, llama(tie_word_embeddings=tied).config, tokenizer, "sdpa", torch.float32
+    )
     assert has_grown is grown
     assert torch.allclose(logits(loaded), trained, atol=1e-5)
-    going_on, _ = load_weights(weights, loaded.config, tokenizer, "sdpa", torch.float32, keep_last=True)
+    going_on, _, _ = load_weights(weights, loaded.config, tokenizer, "sdpa", torch.float32, keep_last=True)
     assert adapter_hash(going_on) == adapter_hash(model)
     assert any(parameter.requires_grad for parameter in going_on.parameters())
     assert torch.allclose(logits(merged(model)), trained, atol=1e-5)
@@ -62,7 +64,7 @@ def test_adapters_are_merged_in_their_order(llama, tokenizer, tmp_path: Path) ->
     shake(second)
     second.save_pretrained(tmp_path / "two")
     weights = Weights(str(tmp_path / "base"), adapters=(str(tmp_path / "one"), str(tmp_path / "two")))
-    loaded, _ = load_weights(weights, llama().config, tokenizer, "sdpa", torch.float32)
+    loaded, _, _ = load_weights(weights, llama().config, tokenizer, "sdpa", torch.float32)
     assert torch.allclose(logits(loaded), logits(second), atol=1e-5)
 
 

@@ -11,12 +11,15 @@ from shridhar_ft.errors import UserError
 from shridhar_ft.model.build import (
     attention_choice,
     base_config,
+    build_model,
     grow_vocabulary,
     load_model,
     safetensors_hash,
     stage_config,
     weights_hash,
 )
+from shridhar_ft.model.isolation import probe_isolation
+from shridhar_ft.model.rope import check_rope
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,20 @@ def test_the_hash_of_live_weights_is_that_of_the_files(llama, tmp_path: Path, ti
     with torch.no_grad():
         loaded.model.norm.weight[0] += 1e-7 + loaded.model.norm.weight[0] * 1e-6
     assert weights_hash(loaded) != weights_hash(model)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "gpt_neox", "mixtral", "cohere", "glm", "gemma3_text"])
+def test_other_architectures_keep_their_hash_and_their_rope(model_type: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    extra = {} if model_type == "gpt_neox" else {"num_key_value_heads": 2}
+    extra |= {"head_dim": 8} if model_type in ("qwen3", "glm", "gemma3_text") else {}
+    config = base_config(Model(from_config={"model_type": model_type, **sizes, **extra}), vocab_size=600)
+    claimed = type(config)(**config.to_dict())
+    model = build_model(config, 0, "sdpa")
+    assert check_rope(model, claimed, 128)[2]
+    assert probe_isolation(model, 600, 128)[2]
+    model.save_pretrained(tmp_path)
+    assert weights_hash(load_model(tmp_path, config, "sdpa", torch.float32)) == weights_hash(model)
 
 
 def test_a_missing_tensor_is_an_error_and_no_random_number(llama, saved_llama: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from shridhar_ft.checkpoint import checkpoints, damage, newest_whole, rotate, write_manifest
+from shridhar_ft.errors import UserError
 
 
 def make(folder: Path, step: int, made_from: str = "f", finished: bool = True) -> Path:
@@ -13,7 +14,7 @@ def make(folder: Path, step: int, made_from: str = "f", finished: bool = True) -
     (checkpoint / "model.safetensors").write_bytes(bytes(range(256)) * 4)
     (checkpoint / "deep" / "optimizer.pt").write_bytes(b"state" * step)
     if finished:
-        write_manifest(checkpoint, {"fingerprint": made_from})
+        write_manifest(checkpoint, {"fingerprint": made_from, "world_size": 1})
     return checkpoint
 
 
@@ -39,9 +40,9 @@ def test_damage_is_named_and_the_one_before_is_taken(name: str, tmp_path: Path) 
     assert damage(bad) is None
     harm(bad)
     said: list[str] = []
-    assert newest_whole(tmp_path, "f", said.append) == good
-    assert len(said) == 1 and told in said[0] and "checkpoint-10.damaged" in said[0]
-    assert not bad.exists() and (tmp_path / "checkpoint-10.damaged").is_dir()
+    assert newest_whole(tmp_path, "f", 1, said.append) == good
+    assert len(said) == 1 and told in said[0] and "checkpoint-10" in said[0]
+    assert not bad.exists() and (tmp_path / "checkpoint-10.damaged").is_dir() is (name != "no manifest")
 
 
 def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
@@ -53,8 +54,14 @@ def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
 def test_a_checkpoint_of_other_settings_is_removed_and_said(tmp_path: Path) -> None:
     foreign = make(tmp_path, 5, made_from="other")
     said: list[str] = []
-    assert newest_whole(tmp_path, "f", said.append) is None
+    assert newest_whole(tmp_path, "f", 1, said.append) is None
     assert not foreign.exists() and "other settings" in said[0]
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, 5)
+    with pytest.raises(UserError, match="left by 1 processes and 2 go on"):
+        newest_whole(tmp_path, "f", 2, print)
 
 
 def test_rotation_counts_whole_ones_and_keeps_the_best(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def dialogues(folder: Path, text: str) -> list[str]:
 PROSE = "Утро было тихое, и дорога вела к реке. " * 40
 ANSWERED = '{"messages": [{"role": "user", "content": "Да?"}, {"role": "assistant", "content": "Да."}]}\n'
 ASKED = '{"messages": [{"role": "user", "content": "Да?"}]}\n'
-STAGES = "stages=[{name: a, context: 128}, {name: b, context: 64}]"
+STAGES = "stages=[{name: a, context: 512}, {name: b, context: 64}]"
 
 BAD = {
     "missing folder": (lambda f: ["data.books.paths=nowhere"], ["data.books.paths", "nowhere"]),
@@ -87,7 +87,7 @@ BAD = {
     "unknown key": (lambda f: ["train.learning_rat=1"], ["train.learning_rat", "'learning_rate'"]),
     "shrinking stages": (lambda f: [STAGES], ["stages.1.context", "64"]),
     "base not there": (
-        lambda f: ["model={base: no/such-base}", "tokenizer={}", "stages=[{name: a, context: 64}]"],
+        lambda f: ["model={base: no/such-base}", "tokenizer={}"],
         ["model.base", "no/such-base"],
     ),
     "GPT-2": (lambda f: ["model={from_config: {model_type: gpt2}}"], ["gpt2", "RoPE"]),

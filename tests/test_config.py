@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Recipe, dump_recipe, find_recipe, load_recipe, recipe_schema
+from shridhar_ft.config import Recipe, dump_recipe, expand, find_recipe, load_recipe, recipe_schema
 from shridhar_ft.errors import UserError
 
 RECIPE = """
@@ -32,6 +32,9 @@ def test_a_number_that_yaml_reads_as_a_string_is_a_number(recipe: Path) -> None:
     assert yaml.safe_load(RECIPE)["train"]["learning_rate"] == "1e-4"
     assert load_recipe(recipe).train.learning_rate == 1e-4
     assert load_recipe(recipe, ["sft.learning_rate=3e-5"]).sft.learning_rate == 3e-5
+    loaded = load_recipe(recipe, ["model.from_config.rope_theta=1e6", "train.max_steps=1e3"])
+    assert loaded.model.from_config["rope_theta"] == 1e6
+    assert loaded.train.max_steps == 1000
 
 
 def test_overrides_reach_into_sections_and_lists(recipe: Path) -> None:
@@ -64,6 +67,7 @@ def test_overrides_reach_into_sections_and_lists(recipe: Path) -> None:
         ("data.dialogues=[]", "data.dialogues"),
         ("data.split.test=0.5", "make it 1"),
         ("stages.0.rope.factor=4", "type none"),
+        ("stages.1.rope={type: theta, theta: 1e6, factor: 2}", "keep one"),
         ("tokenizer={}", "tokenizer.train"),
         ("tokenizer.train.special_tokens=[a]", "<|spiritual|>"),
         ("stages=[]", "stages"),
@@ -105,14 +109,17 @@ def test_a_recipe_is_found_by_file_folder_or_shipped_name(recipe: Path) -> None:
         find_recipe("demoo")
 
 
-def test_paths_are_looked_for_here_first_then_beside_the_recipe(
+def test_paths_of_the_file_are_beside_it_and_those_of_an_override_here(
     recipe: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path_factory.mktemp("here")
     monkeypatch.chdir(here)
-    assert load_recipe(recipe).data.books.paths == [str(recipe.parent / "books")]
     (here / "books").mkdir()
-    assert load_recipe(recipe).data.books.paths == [str(here / "books")]
+    assert load_recipe(recipe).data.books.paths == [str(recipe.parent / "books")]
+    assert load_recipe(recipe, ["data.books.paths=books"]).data.books.paths == [str(here / "books")]
+    assert load_recipe(recipe, ["data.books={paths: [books]}"]).data.books.paths == [str(here / "books")]
+    (here / "d[1].jsonl").write_text("")
+    assert expand([str(here / "d[1].jsonl")], ["*"], "key") == [here / "d[1].jsonl"]
 
 
 def test_dumped_and_loaded_again_it_is_the_same(recipe: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from shridhar_ft.model.isolation import probe_isolation
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("context", [12, 128])
-def test_documents_are_apart_by_positions_alone(llama, attention: str, context: int) -> None:
-    claimed, measured, ok = probe_isolation(llama(attention=attention), 600, context)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_documents_are_apart_by_positions_alone(llama, attention: str, context: int, rows: int) -> None:
+    claimed, measured, ok = probe_isolation(llama(attention=attention), 600, context, rows)
     assert ok, measured
     assert sum(claimed["documents"]) <= context
     assert measured["largest_difference_in_the_changed_document"] > 1e-3

@@ -76,7 +76,7 @@ def test_a_non_finite_number_stops_before_the_update(llama, tokenizer, tmp_path:
     assert stopped.value.status == 65
     assert weights_hash(model) == before
     assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))
-    assert json.loads((tmp_path / "non_finite_batch.json").read_text())["what"] == what
+    assert json.loads((tmp_path / "non_finite_batch_rank0.json").read_text())["what"] == what
 
 
 @pytest.mark.slow

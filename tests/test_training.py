@@ -1,12 +1,14 @@
 """Stages and SFT on an open base, by adapter and by full weights, through the entries that accelerate launches."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from shridhar_ft.config import load_recipe
 from shridhar_ft.entry import main
+from shridhar_ft.errors import UserError
 from shridhar_ft.export.run import ensure_export
 from shridhar_ft.model.build import safetensors_hash
 from shridhar_ft.pretrain import pretrain
@@ -14,6 +16,7 @@ from shridhar_ft.runfolder import run_folder
 from shridhar_ft.sft import sft
 from shridhar_ft.shipped import shipped
 from shridhar_ft.stages import last_part
+from shridhar_ft.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +71,43 @@ def test_the_adapter_goes_from_stage_to_stage_and_both_are_merged_at_the_end(her
     said: list[str] = []
     certificate = ensure_export(recipe, run, said.append)
     assert certificate["ok"] and "merging 2 adapters" in " ".join(said)
-    assert last_part(recipe, run)["name"] == "sft"
+    assert last_part(recipe, run, load_tokenizer(run.tokenizer))["name"] == "sft"
+    # What the weights were trained with is what they are exported with.
+    for change in ("stages.1.rope.type=linear", "sft.rank=3", "stages.0.context=32"):
+        with pytest.raises(UserError, match="was trained with other settings"):
+            ensure_export(load_recipe("r.yaml", [change]), run, said.append)
+    assert (
+        ensure_export(load_recipe("r.yaml", ["export.dtype=bfloat16"]), run, said.append)["measured"]["dtype"]
+        == "bfloat16"
+    )
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_kill_after_the_last_step_costs_no_step_and_changes_no_weight(here: Path, keep: str) -> None:
+    settings = [
+        "train.schedule=constant",
+        "train.method=full",
+        f"train.keep={keep}",
+        "stages=[{name: short, context: 64}]",
+    ]
+    assert main("pretrain", "", pretrain, ["r.yaml", *settings, "sft=null"]) == 0
+    done = part("stages/short")
+    folder = Path("runs/base/stages/short")
+    (folder / "part.json").unlink()
+    shutil.rmtree(folder / "model")
+    assert main("pretrain", "", pretrain, ["r.yaml", *settings, "sft=null"]) == 0
+    again = part("stages/short")
+    assert (again["hash"], again["steps"]) == (done["hash"], done["steps"]) == (done["hash"], 3)
+    assert again["seconds"] > done["seconds"], "what was spent before the kill counts"
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir())[-1] == "checkpoint-3"
+
+
+def test_other_eval_settings_are_said_and_train_nothing(here: Path, capsys: pytest.CaptureFixture) -> None:
+    one = ["r.yaml", "stages=[{name: short, context: 64}]", "sft=null"]
+    assert main("pretrain", "", pretrain, one) == 0
+    capsys.readouterr()
+    assert main("pretrain", "", pretrain, [*one, "eval.max_windows=2"]) == 0
+    assert "up to date (its losses were measured with other settings under `eval`)" in capsys.readouterr().err
 
 
 def test_the_best_weights_are_handed_over_where_the_recipe_says_so(here: Path) -> None:

@@ -33,7 +33,6 @@ class Merge:
     """A text as long as the full context (token ids), for the certificate."""
     original_context: int
     """Length that the unscaled RoPE was trained at, in tokens."""
-    attention: str
     dtype: str
     """float32, bfloat16 or float16."""
 
@@ -51,14 +50,12 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
 
     claimed = type(merge.config)(**merge.config.to_dict())
     where = places(len(merge.text), merge.original_context)
-    model, _ = load_weights(
-        merge.weights,
-        merge.config,
-        merge.tokenizer,
-        merge.attention,
-        torch.float32,
-        keep_last=bool(merge.weights.adapters),
+    # SDPA in float32 on every device: FlashAttention takes no float32, and one kernel should judge all artefacts.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, _, _ = load_weights(
+        merge.weights, merge.config, merge.tokenizer, "sdpa", torch.float32, keep_last=bool(merge.weights.adapters)
     )
+    model = model.to(device)
     trained = logits_at(model, merge.text, where.all)
     comparisons = {}
     if merge.weights.adapters:
@@ -75,7 +72,7 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
 
     stored = AutoConfig.from_pretrained(folder / "model")
     # In float32 arithmetic, whatever the stored type: what is compared are the weights, not how a kernel rounds.
-    reloaded = load_model(folder / "model", stored, merge.attention, torch.float32)
+    reloaded = load_model(folder / "model", stored, "sdpa", torch.float32).to(device)
     comparisons["reloaded"] = compare(trained, logits_at(reloaded, merge.text, where.all), where)
     rope_claimed, rope_measured, rope_ok = check_rope(reloaded, claimed, len(merge.text))
     types = {"merged": "float32", "reloaded": merge.dtype}

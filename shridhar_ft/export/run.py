@@ -14,12 +14,13 @@ from shridhar_ft.documents import book_documents, long_text
 from shridhar_ft.errors import CheckFailed, UserError
 from shridhar_ft.export.card import model_card
 from shridhar_ft.export.merge import Merge, merge_and_certify
-from shridhar_ft.model.build import attention_choice, base_config, stage_config
+from shridhar_ft.model.build import base_config, stage_config
 from shridhar_ft.model.rope import original_context
 from shridhar_ft.preparation import part_of, window_of_sft
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.receipts import read_receipts
 from shridhar_ft.runfolder import (
+    PART,
     RUNS,
     Run,
     begin_peak_rss,
@@ -74,6 +75,10 @@ def export(what: str, overrides: list[str], say: Callable[[str], None]) -> tuple
     hush_libraries()
     path = Path(what)
     if (path / "adapter_config.json").is_file():
+        if overrides:
+            raise UserError(
+                f"{overrides[0]}: an adapter is exported as it was trained; export its run to set export.dtype"
+            )
         inside = path.resolve().parent
         for parent in inside.parents:
             if (parent / "recipe.yaml").is_file() and (inside / "part.json").is_file():
@@ -94,7 +99,10 @@ def export(what: str, overrides: list[str], say: Callable[[str], None]) -> tuple
 
 def ensure_export(recipe: Recipe, run: Run, say: Callable[[str], None]) -> dict[str, Any]:
     """The run's export: made if it is missing or made from something else."""
-    last = last_part(recipe, run)
+    tokenizer = load_tokenizer(run.tokenizer) if (run.tokenizer / PART).is_file() else None
+    if tokenizer is None:
+        raise UserError(f"{run.root} has trained nothing yet; run `shridhar-ft run` with this recipe first")
+    last = last_part(recipe, run, tokenizer)
     wanted = fingerprint(last["fingerprint"], recipe.export.model_dump())
     if is_current(run.export, wanted):
         say("export: up to date")
@@ -115,8 +123,7 @@ def _export_part(
     stages = [f"stages/{stage.name}" for stage in recipe.stages]
     index = stages.index(name) if name in stages else -1
     config, wanted = stage_config(recipe, index, len(tokenizer))
-    attention, _ = attention_choice(recipe.model)
-    context = wanted.context if recipe.stages else window_of_sft(recipe, tokenizer)
+    context = wanted.context if recipe.stages else window_of_sft(recipe)
     dtype = _dtype(recipe)
     merge = Merge(
         weights=Weights.from_dict(part["weights"], run.root),
@@ -124,7 +131,6 @@ def _export_part(
         tokenizer=tokenizer,
         text=_certificate_text(recipe, run, context, say),
         original_context=wanted.original_context,
-        attention=attention,
         dtype=dtype,
     )
     certificate = _publish(
@@ -239,7 +245,6 @@ def _export_adapter(folder: Path, target: Path, say: Callable[[str], None]) -> d
         raise UserError(
             f"{source}: no tokenizer there; copy the one that the adapter was trained with beside it"
         ) from error
-    attention, _ = attention_choice(model)
     dtype = str(config.dtype).removeprefix("torch.") if config.dtype else "float32"
     length = min(int(config.max_position_embeddings), 4096)  # nobody says how long this adapter's texts were
     merge = Merge(
@@ -248,7 +253,6 @@ def _export_adapter(folder: Path, target: Path, say: Callable[[str], None]) -> d
         tokenizer=tokenizer,
         text=random_text(len(tokenizer), length),
         original_context=original_context(config),
-        attention=attention,
         dtype=dtype if dtype in DTYPES else "float32",
     )
     certificate = _publish(merge, target, say, lambda found: f"# {folder.name}\n\nMerged onto {base}.\n", "", started)

@@ -10,6 +10,7 @@ import xxhash
 from shridhar_ft.config import Model, Recipe
 from shridhar_ft.errors import UserError
 from shridhar_ft.model.rope import StageRope, apply_rope, original_context, stage_rope
+from shridhar_ft.runfolder import file_hash
 
 if TYPE_CHECKING:
     import torch
@@ -68,10 +69,14 @@ def _from_recipe(model: Model, vocab_size: int | None) -> "PreTrainedConfig":
     if vocab_size is not None:
         given["vocab_size"] = vocab_size
     try:
-        return config_class(**given)
+        config = config_class(**given)
     except (ValueError, TypeError, StrictDataclassError) as error:
         why = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ").rstrip(".")
         raise UserError(f"model.from_config: {why}; mend the sizes") from error
+    for key in ("pad_token_id", "bos_token_id", "eos_token_id"):  # some types' defaults lie beyond a small vocabulary
+        if isinstance(value := getattr(config, key, None), int) and value >= config.vocab_size:
+            setattr(config, key, None)
+    return config
 
 
 def _from_base(model: Model) -> "PreTrainedConfig":
@@ -140,7 +145,12 @@ def build_model(config: "PreTrainedConfig", seed: int, attention: str) -> "PreTr
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+        try:
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+        except ValueError as error:  # e.g. a type without SDPA
+            raise UserError(
+                f"model: {str(error).strip().splitlines()[0]}; set model.attention=eager, or mend it"
+            ) from error
 
 
 def load_model(
@@ -203,6 +213,15 @@ def grow_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBas
 
 
 # ------------------------------------------------------------------------------------------------- hashes
+
+
+def base_contents(base: str | None) -> dict[str, str] | None:
+    """Hashes of the files of a base that lies on this disk, so that another base under the same path is another one."""
+    folder = Path(base or "")
+    if base is None or not folder.is_dir():
+        return None
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+    return {path.name: file_hash(path) for path in files}
 
 
 def weights_hash(model: "torch.nn.Module") -> str:

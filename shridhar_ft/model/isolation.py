@@ -15,13 +15,16 @@ LENGTHS = (23, 17, 31)  # tokens; odd sizes, so that no kernel's block ends wher
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # largest logit difference that is rounding
 
 
-def probe_isolation(model: "nn.Module", vocab_size: int, context: int) -> tuple[dict[str, Any], dict[str, Any], bool]:
+def probe_isolation(
+    model: "nn.Module", vocab_size: int, context: int, rows: int = 1
+) -> tuple[dict[str, Any], dict[str, Any], bool]:
     """Run the probe on the live model.
 
     Args:
         model: As it will train: its attention, its dtype, its adapter.
         vocab_size: Token ids are drawn below it.
         context: Window length in tokens; shorter windows get shorter documents.
+        rows: Windows in the batch (the same one again): some kernels keep documents apart in a single row only.
 
     Returns:
         Claimed, measured and whether they agree, as a receipt wants them.
@@ -32,10 +35,10 @@ def probe_isolation(model: "nn.Module", vocab_size: int, context: int) -> tuple[
     first, second, _ = lengths
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
-    ids = torch.randint(vocab_size, (1, sum(lengths)), generator=generator).to(device)  # (1, T)
-    places = torch.cat([torch.arange(length) for length in lengths])[None].to(device)  # (1, T)
+    ids = torch.randint(vocab_size, (1, sum(lengths)), generator=generator).repeat(rows, 1).to(device)  # (B, T)
+    places = torch.cat([torch.arange(length) for length in lengths]).repeat(rows, 1).to(device)  # (B, T)
     changed = ids.clone()
-    changed[0, first] = (changed[0, first] + 1) % vocab_size  # the first token of the second document
+    changed[:, first] = (changed[:, first] + 1) % vocab_size  # the first token of the second document
 
     was_training = model.training
     model.eval()
@@ -67,5 +70,5 @@ def probe_isolation(model: "nn.Module", vocab_size: int, context: int) -> tuple[
 
 
 def _logits(model: "nn.Module", ids: "torch.Tensor", places: "torch.Tensor") -> "torch.Tensor":
-    """Logits of one window as training computes them: no mask, no cache, positions alone; (T, V) in float32."""
-    return model(input_ids=ids, position_ids=places, use_cache=False).logits[0].float()
+    """Logits of the last row as training computes them: no mask, no cache, positions alone; (T, V) in float32."""
+    return model(input_ids=ids, position_ids=places, use_cache=False).logits[-1].float()

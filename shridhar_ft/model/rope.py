@@ -247,7 +247,7 @@ def _angle_difference(rotary: LiveRope, expected: np.ndarray, attention: float, 
         torch.zeros(1, dtype=torch.float32, device=device), torch.from_numpy(positions)[None].to(device), *arguments
     )  # (1, P, dim)
     half = expected.shape[0]
-    return max(
-        float(np.max(np.abs(cos[0, :, :half].double().cpu().numpy() - attention * np.cos(angles)))),
-        float(np.max(np.abs(sin[0, :, :half].double().cpu().numpy() - attention * np.sin(angles)))),
-    )
+    found = np.stack([cos[0].double().cpu().numpy(), sin[0].double().cpu().numpy()])  # (2, P, dim)
+    wanted = attention * np.stack([np.cos(angles), np.sin(angles)])  # (2, P, dim / 2)
+    # Most architectures lay the angles out twice one after another, some (Cohere) each twice.
+    return min(float(np.max(np.abs(found[..., layout] - wanted))) for layout in (slice(half), slice(0, 2 * half, 2)))
