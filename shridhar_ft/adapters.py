@@ -96,7 +96,10 @@ def attach(model: "PreTrainedModel", tuning: Tuning, grown: bool) -> "PeftModel"
         ensure_weight_tying=bool(whole and tied),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:  # a norm, say, or no target at all
+        raise UserError(f"targets: {str(error).strip().splitlines()[0]}; name linear layers, or all-linear") from error
 
 
 def _name_of(module: "torch.nn.Module", names: dict[str, "torch.nn.Module"]) -> str:
@@ -111,14 +114,20 @@ def load_adapter(model: "PreTrainedModel", folder: str, trainable: bool) -> "Pef
         CheckFailed: Its tensors are not those that its config promises.
     """
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     file = Path(folder) / "adapter_model.safetensors"
     if not file.is_file():
         raise UserError(
             f"{folder}: no adapter there (adapter_model.safetensors is missing); name a folder that holds one"
         )
-    wrapped = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    try:
+        wrapped = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise CheckFailed(f"{file}: {reason}; the adapter is damaged or belongs to another base") from error
     wanted = set(get_peft_model_state_dict(wrapped))
     with safe_open(file, framework="pt") as tensors:
         stored = set(tensors.keys())

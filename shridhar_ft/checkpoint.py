@@ -34,7 +34,11 @@ def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; None when it is whole."""
     if not (checkpoint / MANIFEST).is_file():
         return "it was never finished (no MANIFEST.json)"
-    for name, entry in read_json(checkpoint / MANIFEST)["files"].items():
+    try:
+        files = read_json(checkpoint / MANIFEST)["files"]
+    except (ValueError, KeyError, TypeError):
+        return f"its {MANIFEST} cannot be read"
+    for name, entry in files.items():
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"

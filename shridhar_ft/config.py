@@ -31,7 +31,7 @@ PathList = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, s
 class Section(BaseModel):
     """A part of the recipe: no unknown keys, defaults checked like given values."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 # ---------------------------------------------------------------------------------------------------- data
@@ -272,6 +272,7 @@ class Stage(Section):
     """One stage of the curriculum: a context length and its RoPE; the other keys override `train` for this stage."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the stage: its folder is stages/<name>."""
     context: int = Field(ge=8)
     """Window length, in tokens."""
     rope: Rope = Rope()
@@ -485,7 +486,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise UserError(f"'{override}': an override is key.sub=value, e.g. train.learning_rate=3e-4")
     try:
-        value = _from_here(read_yaml(text), key.split(".")[-1] if not key[-1].isdigit() else key.split(".")[-2])
+        names = [part for part in key.split(".") if not part.isdigit()]  # the list's own name, for its items
+        value = _from_here(read_yaml(text), names[-1] if names else "")
     except yaml.YAMLError as error:
         raise UserError(f"'{override}': the value is not valid YAML; quote it") from error
     *parents, last = key.split(".")

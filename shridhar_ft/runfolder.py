@@ -111,6 +111,10 @@ def publishing(final: Path) -> Iterator[Path]:
     """A temporary folder that becomes `final` when the block ends well, and vanishes when it does not."""
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
+    if not final.exists():  # killed between the two renames of replace_folder: the old one is whole
+        for old in final.parent.glob(f".{final.name}.*.old"):
+            old.rename(final)
+            break
     for stale in final.parent.glob(f".{final.name}.*.tmp"):  # a killed run's leavings
         shutil.rmtree(stale, ignore_errors=True)
     created = [parent for parent in (final.parent, *final.parent.parents) if not parent.exists()]
@@ -132,12 +136,12 @@ def replace_folder(temporary: Path, final: Path) -> None:
     """Put a whole, synced folder in the place of `final`, which may exist."""
     if final.exists():
         old = final.with_name(f".{final.name}.{os.getpid()}.old")
+        shutil.rmtree(old, ignore_errors=True)  # in a container, a killed run had the same process id
         final.rename(old)
-        temporary.rename(final)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(final)
+    temporary.rename(final)
     _sync(final.parent)
+    for old in final.parent.glob(f".{final.name}.*.old"):  # a killed run's too
+        shutil.rmtree(old)
 
 
 def _sync(path: Path) -> None:

@@ -77,7 +77,7 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
     rope_claimed, rope_measured, rope_ok = check_rope(reloaded, claimed, len(merge.text))
     types = {"merged": "float32", "reloaded": merge.dtype}
     ok = rope_ok and all(holds(found, types[name]) for name, found in comparisons.items())
-    worst = max(found["largest_logit_difference"] for found in comparisons.values())
+    worst = np.max([found["largest_logit_difference"] for found in comparisons.values()])
     say(f"export: certificate over {len(merge.text):,} tokens, largest logit difference {worst:.2e} ({merge.dtype})")
     return write_receipt(
         folder / "certificate.json",

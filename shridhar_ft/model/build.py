@@ -172,6 +172,7 @@ def load_model(
     Raises:
         UserError: The weights are not there, or do not fit the config (a tensor missing, or of another shape).
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
@@ -182,10 +183,11 @@ def load_model(
             dtype=dtype,
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are told below, by name, and not as a traceback
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{source}: no weights there ({str(error).strip().splitlines()[0]}); give a folder with safetensors"
+            f"{source}: no weights there ({str(error).strip().splitlines()[0]}); give a folder with whole safetensors"
         ) from error
     # transformers fills missing tensors with random numbers and only logs it.
     if absent := sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ())):

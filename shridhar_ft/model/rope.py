@@ -206,6 +206,7 @@ def check_rope(
         Claimed, measured and whether they agree, as a receipt wants them.
     """
     nested = "full_attention" in claimed.rope_parameters
+    # np.maximum and not max(): max(0.0, nan) is 0.0, and a broken module would pass.
     largest_frequency = largest_angle = largest_factor = 0.0
     live = live_rope(model)
     for rotary in live:
@@ -214,9 +215,9 @@ def check_rope(
         if expected.shape != rotary.frequencies.shape:
             largest_frequency = math.inf
             continue
-        largest_frequency = max(largest_frequency, float(np.max(np.abs(rotary.frequencies / expected - 1))))
-        largest_factor = max(largest_factor, abs(rotary.attention_factor - attention))
-        largest_angle = max(largest_angle, _angle_difference(rotary, expected, attention, context))
+        largest_frequency = float(np.maximum(largest_frequency, np.abs(rotary.frequencies / expected - 1).max()))
+        largest_factor = float(np.maximum(largest_factor, abs(rotary.attention_factor - attention)))
+        largest_angle = float(np.maximum(largest_angle, _angle_difference(rotary, expected, attention, context)))
     ok = bool(live) and largest_frequency <= FREQUENCY_TOLERANCE and largest_factor <= FREQUENCY_TOLERANCE
     ok = ok and largest_angle <= ANGLE_TOLERANCE
     first = live[0].frequencies if live else np.zeros(1)
