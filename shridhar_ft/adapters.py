@@ -82,6 +82,11 @@ def attach(model: "PreTrainedModel", tuning: Tuning, grown: bool) -> "PeftModel"
                     f"targets: '{target}' is the output head, and the loss is computed from its weight directly, so an "
                     "adapter on it would never be trained; take it out (train_embeddings trains an untied head whole)"
                 )
+            if target == embeddings and model.config.tie_word_embeddings:
+                raise UserError(
+                    f"targets: '{target}' is tied to the output head, and merging an adapter on it would change the "
+                    "head too; take it out (train_embeddings trains both whole)"
+                )
             if not any(name.split(".")[-1] == target for name in names):
                 linear = sorted({n.split(".")[-1] for n, m in names.items() if type(m).__name__ == "Linear"} - {head})
                 raise UserError(f"targets: no module is called '{target}'; linear ones here: {', '.join(linear)}")

@@ -90,7 +90,15 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         failed = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
-        signs = ("No space left", "StorageFull", "os error 28", "PytorchStreamWriter")
+        # The last three are torch.save's.
+        signs = (
+            "No space left",
+            "StorageFull",
+            "os error 28",
+            "PytorchStreamWriter",
+            "unexpected pos",
+            "iostream error",
+        )
         if failed or any(sign in str(error) for sign in signs):
             free = shutil.disk_usage(path if path.exists() else path.parent).free
             raise DiskFailed(

@@ -78,6 +78,24 @@ def test_an_unknown_target_is_told_with_those_that_exist(llama) -> None:
         attach(llama(), Tuning(method="lora", targets=["q_porj"]), grown=False)
 
 
+def test_tied_embeddings_are_no_target(llama) -> None:
+    # Merged, the adapter would change the head too, which it left alone in training.
+    targets = Tuning(method="lora", targets=["q_proj", "embed_tokens"])
+    with pytest.raises(UserError, match="'embed_tokens' is tied to the output head"):
+        attach(llama(), targets, grown=False)
+    model = attach(llama(tie_word_embeddings=False), targets, grown=False)
+    shake(model)
+    trained = logits(model)
+    assert torch.allclose(logits(merged(model)), trained, atol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "norm"], []])
+def test_what_peft_cannot_adapt_is_told_in_one_sentence(llama, targets: list[str]) -> None:
+    with pytest.raises(UserError, match=r"targets: .*name linear layers, or all-linear") as error:
+        attach(llama(), Tuning(method="lora", targets=targets), grown=False)
+    assert "\n" not in str(error.value)
+
+
 def test_all_linear_leaves_out_the_head(llama) -> None:
     model = attach(llama(), Tuning(method="lora"), grown=False)
     adapted = {name.split(".lora_A")[0].split(".")[-1] for name, _ in model.named_parameters() if "lora_A" in name}
@@ -96,6 +114,22 @@ def test_an_adapter_that_lacks_a_tensor_is_an_error(llama, tmp_path: Path, harm:
     save_file(tensors, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckFailed, match="do not belong, first base_model"):
         load_adapter(llama(), str(tmp_path), trainable=False)
+
+
+def test_an_adapter_whose_file_broke_off_is_an_error(llama, tmp_path: Path) -> None:
+    attach(llama(), Tuning(method="lora", rank=2), grown=False).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckFailed, match="the adapter is damaged or belongs to another base") as error:
+        load_adapter(llama(), str(tmp_path), trainable=False)
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("other", [{"hidden_size": 64}, {"num_hidden_layers": 1}], ids=["wider", "shallower"])
+def test_an_adapter_of_another_base_is_an_error(llama, tmp_path: Path, other: dict) -> None:
+    attach(llama(), Tuning(method="lora", rank=2), grown=False).save_pretrained(tmp_path)
+    with pytest.raises(CheckFailed, match="the adapter is damaged or belongs to another base"):
+        load_adapter(llama(**other), str(tmp_path), trainable=False)
 
 
 def test_a_folder_without_an_adapter_is_refused(llama, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from shridhar_ft.errors import UserError
 from shridhar_ft.model.build import (
     attention_choice,
     base_config,
+    base_contents,
     build_model,
     grow_vocabulary,
     load_model,
@@ -93,6 +94,30 @@ def test_a_missing_tensor_is_an_error_and_no_random_number(llama, saved_llama: P
     save_file(tensors, saved_llama / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"1 tensors do not fit or are missing, first model\.layers\.1\.mlp\.up_proj"):
         load_model(saved_llama, llama().config, "sdpa", torch.float32)
+
+
+def test_weights_of_another_shape_are_refused_by_name(llama, saved_llama: Path) -> None:
+    with pytest.raises(UserError, match=r"6 tensors do not fit or are missing, first .*model\.layers\.0\.mlp"):
+        load_model(saved_llama, llama(intermediate_size=48).config, "sdpa", torch.float32)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 20_000])
+def test_a_download_that_broke_off_is_refused_in_one_sentence(llama, saved_llama: Path, kept: int) -> None:
+    file = saved_llama / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(UserError, match="give a folder with whole safetensors") as error:
+        load_model(saved_llama, llama().config, "sdpa", torch.float32)
+    assert str(saved_llama) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_base_on_this_disk_is_known_by_its_contents(saved_llama: Path) -> None:
+    before = base_contents(str(saved_llama))
+    assert before and sorted(before) == ["config.json", "generation_config.json", "model.safetensors"]
+    (saved_llama / "notes.txt").write_text("no part of it")
+    assert base_contents(str(saved_llama)) == before
+    (saved_llama / "config.json").write_text((saved_llama / "config.json").read_text() + " ")
+    assert base_contents(str(saved_llama)) != before
+    assert base_contents(None) is None and base_contents("org/on-the-hub") is None
 
 
 def test_the_same_seed_gives_the_same_weights(llama) -> None:

@@ -44,6 +44,42 @@ def test_another_model_is_not(llama, harm: str) -> None:
     assert not holds(found, "float32")
 
 
+@pytest.mark.parametrize("position", [0, 35, 99], ids=["start", "original context", "full context"])
+def test_a_nan_at_any_place_is_not_certified(position: int) -> None:
+    # max(0.0, nan) is 0.0: one that shows at the far end only was once certified.
+    where = places(100, 40)
+    reference = torch.randn(24, 50, generator=torch.Generator().manual_seed(0))
+    other = reference.clone()
+    other[where.all.index(position), 3] = float("nan")
+    assert not holds(compare(reference, other, where), "float32")
+    assert not holds(compare(other, reference, where), "float32")
+
+
+@pytest.mark.parametrize("position", [0, 35, 99], ids=["start", "original context", "full context"])
+def test_a_difference_at_any_place_is_told_with_its_place(position: int) -> None:
+    where = places(100, 40)
+    reference = torch.randn(24, 50, generator=torch.Generator().manual_seed(0))
+    other = reference.clone()
+    other[where.all.index(position), 3] += 2
+    found = compare(reference, other, where)
+    assert found["largest_logit_difference"] == pytest.approx(2)
+    name = {0: "start", 35: "original_context", 99: "full_context"}[position]
+    moved = [key for key in ("start", "original_context", "full_context") if found[key]["largest_logit_difference"]]
+    assert moved == [name]
+    assert not holds(found, "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rounding_to_a_type_passes_for_that_type_and_not_for_float32(llama, dtype: str) -> None:
+    where = places(100, 40)
+    trained = logits_at(llama(), TEXT, where.all)
+    rounded = logits_at(llama().to(getattr(torch, dtype)).float(), TEXT, where.all)
+    found = compare(trained, rounded, where)
+    assert found["largest_logit_difference"] > 0
+    assert holds(found, dtype)
+    assert not holds(found, "float32")
+
+
 def test_the_card_names_counts_and_no_text() -> None:
     counts = {split: {"books": 1, "dialogues": 2} for split in ("train", "validation", "test")}
     card = model_card(

@@ -6,6 +6,7 @@ import pytest
 
 from shridhar_ft.checkpoint import checkpoints, damage, newest_whole, rotate, write_manifest
 from shridhar_ft.errors import UserError
+from shridhar_ft.runfolder import read_json
 
 
 def make(folder: Path, step: int, made_from: str = "f", finished: bool = True) -> Path:
@@ -29,6 +30,8 @@ DAMAGE = {
     "flipped byte": (flip, "another hash"),
     "truncated": (lambda c: (c / "model.safetensors").write_bytes(b"x"), "1 bytes instead of 1024"),
     "missing file": (lambda c: (c / "deep/optimizer.pt").unlink(), "optimizer.pt is missing"),
+    "garbled manifest": (lambda c: (c / "MANIFEST.json").write_text('{"files": {"mod'), "MANIFEST.json cannot be read"),
+    "empty manifest": (lambda c: (c / "MANIFEST.json").write_text("{}"), "MANIFEST.json cannot be read"),
     "no manifest": (lambda c: (c / "MANIFEST.json").unlink(), "never finished"),
 }
 
@@ -43,6 +46,22 @@ def test_damage_is_named_and_the_one_before_is_taken(name: str, tmp_path: Path) 
     assert newest_whole(tmp_path, "f", 1, said.append) == good
     assert len(said) == 1 and told in said[0] and "checkpoint-10" in said[0]
     assert not bad.exists() and (tmp_path / "checkpoint-10.damaged").is_dir() is (name != "no manifest")
+
+
+def test_one_damaged_after_another_is_stepped_over_to_the_newest_whole_one(tmp_path: Path) -> None:
+    good = make(tmp_path, 5)
+    for step in (10, 15, 20):
+        flip(make(tmp_path, step))
+    said: list[str] = []
+    assert newest_whole(tmp_path, "f", 1, said.append) == good
+    assert [line.split()[0] for line in said] == ["checkpoint-20", "checkpoint-15", "checkpoint-10"]
+    assert newest_whole(tmp_path, "f", 1, said.append) == good and len(said) == 3, "what was set aside stays so"
+
+
+def test_the_manifest_names_every_file_but_itself(tmp_path: Path) -> None:
+    files = read_json(make(tmp_path, 5) / "MANIFEST.json")["files"]
+    assert sorted(files) == ["deep/optimizer.pt", "model.safetensors"]
+    assert files["model.safetensors"]["bytes"] == 1024
 
 
 def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:

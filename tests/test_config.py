@@ -1,14 +1,16 @@
 """The recipe: overrides, refusals with the nearest key, paths, and a schema in which every field explains itself."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Recipe, dump_recipe, expand, find_recipe, load_recipe, recipe_schema
+from shridhar_ft.config import Recipe, dump_recipe, expand, find_recipe, load_recipe, read_yaml, recipe_schema
 from shridhar_ft.errors import UserError
+from shridhar_ft.shipped import shipped
 
 RECIPE = """
 name: small
@@ -75,6 +77,10 @@ def test_overrides_reach_into_sections_and_lists(recipe: Path) -> None:
         ("sft.context=256", "sft.context: 256 is longer"),
         ("nonsense", "key.sub=value"),
         ("train.warmup.x=1", "train.warmup: Input should be a valid number"),
+        ("0=1", "unknown key '0'"),
+        ("stages.0.max_epochs=.inf", "stages.0.max_epochs: Input should be a finite number"),
+        ("train.learning_rate=.nan", "train.learning_rate"),
+        ("name=[1", "not valid YAML"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_with_its_key(recipe: Path, override: str, told: str) -> None:
@@ -88,6 +94,21 @@ def test_a_wrong_setting_is_one_sentence_with_its_key(recipe: Path, override: st
 def test_any_unknown_key_is_refused(key: str) -> None:
     with pytest.raises(UserError, match="unknown key"):
         load_recipe("demo", [f"{key}=1"])
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(["train", "sft", "eval", "data.split", "data.dialogues.0.columns", "stages.1", "stages.1.rope"]),
+    st.from_regex(r"z[a-z_]{1,12}", fullmatch=True),  # no field begins with z
+)
+def test_any_unknown_key_is_refused_in_every_section(section: str, key: str) -> None:
+    with pytest.raises(UserError, match=f"unknown key '{section}.{key}'"):
+        load_recipe("demo", [f"{section}.{key}=1"])
+
+
+def test_a_recipe_without_stages_and_sft_trains_nothing_and_is_refused(recipe: Path) -> None:
+    with pytest.raises(UserError, match="nothing to train"):
+        load_recipe(recipe, ["stages=[]", "sft=null"])
 
 
 def test_a_broken_file_names_its_line(tmp_path: Path) -> None:
@@ -118,6 +139,11 @@ def test_paths_of_the_file_are_beside_it_and_those_of_an_override_here(
     assert load_recipe(recipe).data.books.paths == [str(recipe.parent / "books")]
     assert load_recipe(recipe, ["data.books.paths=books"]).data.books.paths == [str(here / "books")]
     assert load_recipe(recipe, ["data.books={paths: [books]}"]).data.books.paths == [str(here / "books")]
+    (recipe.parent / "books").rmdir()
+    assert load_recipe(recipe).data.books.paths == [str(here / "books")], "not beside the recipe, so here"
+    assert load_recipe(recipe, ["data.books.paths=nowhere"]).data.books.paths == [str(here / "nowhere")]
+    config = load_recipe(recipe, ["launch.config=accelerate_configs/cpu.yaml"]).launch.config
+    assert config == str(shipped("accelerate_configs/cpu.yaml"))
     (here / "d[1].jsonl").write_text("")
     assert expand([str(here / "d[1].jsonl")], ["*"], "key") == [here / "d[1].jsonl"]
 
@@ -129,10 +155,27 @@ def test_dumped_and_loaded_again_it_is_the_same(recipe: Path, tmp_path: Path) ->
     assert load_recipe(tmp_path / "again.yaml").without_effect() == loaded.without_effect()
 
 
+@settings(max_examples=30)
+@given(st.floats(1e-30, 1e3), st.integers(8, 10**9), st.text("абv:#'\"-{}[] \n", max_size=8))
+def test_any_value_survives_the_dump(rate: float, context: int, text: str) -> None:
+    made = {
+        "name": "x",
+        "data": {"books": {"paths": ["/b"]}},
+        "tokenizer": {"train": {}},
+        "model": {"from_config": {"model_type": "llama", "note": text}},
+        "train": {"learning_rate": rate},
+        "stages": [{"name": "a", "context": context}],
+    }
+    recipe = Recipe.model_validate(made)
+    assert Recipe.model_validate(read_yaml(dump_recipe(recipe))) == recipe
+
+
 def test_a_setting_without_effect_is_named(recipe: Path) -> None:
     notes = load_recipe(recipe, ["train.rank=8"]).without_effect()
     assert any("train.rank has no effect" in note for note in notes)
     assert any("eval.long_text" in note for note in notes)
+    best = load_recipe(recipe, ["train.keep=best", "data.split={train: 0.9, validation: 0, test: 0.1}"])
+    assert any("train.keep=best has no effect" in note for note in best.without_effect())
 
 
 def test_a_stage_overrides_train_for_itself(recipe: Path) -> None:
@@ -143,13 +186,13 @@ def test_a_stage_overrides_train_for_itself(recipe: Path) -> None:
 
 
 def test_every_field_explains_itself() -> None:
-    schema = recipe_schema()
+    schema = json.loads(json.dumps(recipe_schema()))
     silent = [
         f"{section}.{field}"
-        for section, body in schema["$defs"].items()
+        for section, body in [("Recipe", schema), *schema["$defs"].items()]
         for field, facts in body.get("properties", {}).items()
         # A field that is a section is explained by that section.
-        if not facts.get("description") and "$ref" not in str(facts) and field != "name"
+        if not facts.get("description") and "$ref" not in str(facts)
     ]
     assert not silent
     assert all(body.get("description") for body in schema["$defs"].values())

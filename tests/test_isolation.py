@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from shridhar_ft.model.build import weights_hash
 from shridhar_ft.model.isolation import probe_isolation
 
 
@@ -44,3 +45,37 @@ def test_a_model_that_answers_always_the_same_proves_nothing(llama) -> None:
     with torch.no_grad():
         model.get_input_embeddings().weight.zero_()
     assert not probe_isolation(model, 600, 128)[2]
+
+
+def test_a_model_whose_logits_are_no_numbers_does_not_pass(llama) -> None:
+    model = llama()
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    assert not probe_isolation(model, 600, 128)[2]
+
+
+class Shifted(torch.nn.Module):
+    """Keeps documents apart, and gives a document that stands alone other logits than the same one in a window."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, use_cache: bool):
+        output = self.inner(input_ids, position_ids=position_ids, use_cache=False)
+        output.logits = output.logits + 0.01 * input_ids.shape[1]
+        return output
+
+
+def test_a_document_that_answers_otherwise_when_alone_is_found(llama) -> None:
+    _, measured, ok = probe_isolation(Shifted(llama()), 600, 128)
+    assert measured["largest_difference_in_other_documents"] == 0
+    assert measured["largest_difference_packed_against_alone"] > 0.1
+    assert not ok
+
+
+def test_the_probe_leaves_the_mode_and_the_weights_as_they_were(llama) -> None:
+    model = llama().train()
+    before = weights_hash(model)
+    probe_isolation(model, 600, 128)
+    assert model.training and weights_hash(model) == before

@@ -1,8 +1,11 @@
 """Imports run strictly downward, and the command line starts without torch."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+
+import pytest
 
 from shridhar_ft.shipped import PACKAGE
 
@@ -71,9 +74,32 @@ def test_imports_run_downward() -> None:
     assert not upward
 
 
-def test_the_command_line_starts_without_torch() -> None:
+def modules_at_the_top(path) -> set[str]:
+    """Modules of shridhar_ft that a file imports as it is loaded."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_no_module_is_loaded_in_a_circle() -> None:
+    # The layers above leave the inside of a package free.
+    names = {
+        ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    graph = {name: sorted(modules_at_the_top(path) & set(names) - {name}) for name, path in names.items()}
+    assert sum(map(len, graph.values())) > 50, "the walk sees imports"
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, with the circle
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["recipe", "check", "demo"]], ids=" ".join)
+def test_the_command_line_starts_without_torch(arguments: list[str]) -> None:
     script = (
-        "import sys; from shridhar_ft.cli import run_command; run_command(['run', '--help']); "
+        f"import sys; from shridhar_ft.cli import run_command; assert run_command({arguments}) == 0; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'datasets')))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)

@@ -42,6 +42,9 @@ def test_a_recipe_loads_and_its_stages_build(path: Path) -> None:
 def test_an_accelerate_config_starts_what_it_says(path: Path) -> None:
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert path.read_text(encoding="utf-8").startswith("# "), "the first line says when to use it"
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    assert load_config_from_file(str(path)).num_processes == config["num_processes"] >= 1, "accelerate reads it"
     several = config["num_processes"] > 1
     assert (config["distributed_type"] == "NO") is not several
     assert config["distributed_type"] != "MULTI_CPU", "it silently starts one process"

@@ -1,15 +1,16 @@
 """RoPE: our formulas against transformers' own, and a receipt that sees every way to get it wrong."""
 
 import copy
+import math
 
 import pytest
 import torch
 from transformers import Gemma3TextConfig, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from shridhar_ft.config import Recipe, Rope
+from shridhar_ft.config import Recipe, Rope, load_recipe
 from shridhar_ft.errors import UserError
-from shridhar_ft.model.build import build_model
+from shridhar_ft.model.build import build_model, stage_config
 from shridhar_ft.model.rope import StageRope, apply_rope, check_rope, expected_frequencies, original_context, stage_rope
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -45,6 +46,16 @@ def test_formulas_agree_with_transformers(scaling: dict, theta: float, heads: in
     assert our_attention == pytest.approx(attention)
 
 
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda s: f"{s['rope_type']}-{s['factor']:g}")
+def test_a_bases_own_scaling_is_kept_by_type_none_and_checked(scaling: dict) -> None:
+    base = config(rope_parameters={**scaling, "rope_theta": 500_000.0}, max_position_embeddings=108_000)
+    claimed = apply_rope(copy.deepcopy(base), stage("none"))
+    assert claimed.rope_parameters == base.rope_parameters
+    assert check_rope(build_model(copy.deepcopy(claimed), 0, "sdpa"), claimed, 108_000)[2]
+    plain = build_model(config(rope_parameters={"rope_type": "default", "rope_theta": 500_000.0}), 0, "sdpa")
+    assert not check_rope(plain, claimed, 108_000)[2], "the unscaled model is told apart"
+
+
 def stage(kind: str, context: int = 108_000, original: int = 8192, **keys: object) -> StageRope:
     return StageRope(Rope(type=kind, **keys), context, original)
 
@@ -78,10 +89,6 @@ def test_the_plans_factors() -> None:
     assert apply_rope(config(), stage("yarn")).max_position_embeddings == 108_000
 
 
-def edited(claimed: LlamaConfig) -> torch.nn.Module:
-    return build_model(copy.deepcopy(claimed), 0, "sdpa")
-
-
 def test_an_edit_of_the_config_after_the_build_is_refused() -> None:
     plain = config()
     model = build_model(copy.deepcopy(plain), 0, "sdpa")
@@ -102,6 +109,51 @@ def test_every_wrong_number_in_the_live_module_is_refused() -> None:
     assert not check_rope(model, claimed, 108_000)[2]
     other = config(rope_parameters={"rope_type": "default", "rope_theta": 20_000.0})
     assert not check_rope(build_model(other, 0, "sdpa"), config(), 108_000)[2]
+
+
+@pytest.mark.parametrize("index", [0, 5, 15])
+def test_a_number_that_is_none_is_refused(index: int) -> None:
+    # Every comparison with NaN is false, and max(0.0, nan) is 0.0: a careless check lets it pass.
+    claimed = apply_rope(config(), stage("yarn"))
+    model = build_model(copy.deepcopy(claimed), 0, "sdpa")
+    model.model.rotary_emb.inv_freq[index] = float("nan")
+    assert not check_rope(model, claimed, 108_000)[2]
+
+
+def test_an_attention_factor_that_is_no_number_is_refused() -> None:
+    model = build_model(config(), 0, "sdpa")
+    model.model.rotary_emb.attention_scaling = float("nan")
+    assert not check_rope(model, config(), 8192)[2]
+
+
+def test_a_model_without_rotary_modules_does_not_pass() -> None:
+    model = build_model(config(), 0, "sdpa")
+    model.model.rotary_emb = torch.nn.Identity()
+    assert not check_rope(model, config(), 8192)[2]
+
+
+def test_a_head_of_another_size_does_not_pass() -> None:
+    assert not check_rope(build_model(config(num_attention_heads=4), 0, "sdpa"), config(), 8192)[2]
+
+
+def test_the_original_context_is_that_under_a_bases_scaling() -> None:
+    assert original_context(config()) == 8192
+    scaled = {**LLAMA3, "original_max_position_embeddings": 8192, "rope_theta": 5e5}
+    assert original_context(config(rope_parameters=scaled, max_position_embeddings=131_072)) == 8192
+
+
+def test_the_plan_at_its_own_size_has_its_rope() -> None:
+    # 64 dimensions a head, 108,000 positions: the rotary module alone, the weights are never made.
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    recipe = load_recipe("shridhar-gpt")
+    claimed, _ = stage_config(recipe, -1, 50_000)
+    holder = torch.nn.Module()
+    holder.rotary_emb = LlamaRotaryEmbedding(copy.deepcopy(claimed))
+    _, measured, ok = check_rope(holder, claimed, 108_000)
+    assert ok, measured
+    assert measured["frequencies"]["number"] == 32
+    assert measured["attention_factor"] == pytest.approx(0.1 * math.log(108_000 / 8192) + 1)
 
 
 def test_gemmas_sliding_layers_keep_their_own() -> None:

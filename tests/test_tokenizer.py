@@ -36,6 +36,12 @@ def test_any_text_comes_back_as_it_was(tokenizer, text: str) -> None:
     assert tokenizer.decode(ids) == text
 
 
+def test_nothing_is_normalized_away(tokenizer) -> None:
+    assert tokenizer.backend_tokenizer.normalizer is None
+    for text in ("й", "и\u0306", "ﬁ", "  два  пробела \t\n\n", "e\u0301", " '  s ,"):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
 def test_combining_marks_stay_with_their_letters() -> None:
     text = "а̄тма̄ кр̣па̄ ш́а̄нти"
     ours = pre_tokenizers.Split(Regex(O200K_PATTERN), behavior="isolated").pre_tokenize_str(text)
@@ -71,6 +77,25 @@ def test_the_mask_is_the_assistants_words_with_their_end(tokenizer) -> None:
     assert tokenizer.decode(ids[learned]) == "Когда некуда спешить.<|end|>И тебе.<|end|>"
     prompt = tokenizer.apply_chat_template(TALK[:2], add_generation_prompt=True, tokenize=False)
     assert tokenizer.decode(ids).startswith(prompt)
+
+
+# No literal special tokens: the cleaning before breaks them.
+CONTENT = st.text(max_size=20).map(lambda text: text.replace("<|", "<"))
+
+
+@given(contents=st.lists(CONTENT, min_size=1, max_size=6))
+def test_in_any_conversation_the_mask_is_the_assistants_words_and_their_end(tokenizer, contents: list[str]) -> None:
+    messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
+    ids, learned = encode_dialogue(tokenizer, messages)
+    said = [content.strip() + "<|end|>" for content in contents]
+    assert tokenizer.decode(ids[learned]) == "".join(said[1::2])
+    roles = [message["role"] + "\n" for message in messages]
+    assert tokenizer.decode(ids) == "<|dialogue|>" + "".join(map("".join, zip(roles, said, strict=True)))
+
+
+def test_the_generation_prompt_is_the_assistants_turn_opened(tokenizer) -> None:
+    prompt = tokenizer.apply_chat_template(TALK[:2], add_generation_prompt=True, tokenize=False)
+    assert prompt == "<|dialogue|>system\nОтвечай кратко.<|end|>user\nЧто такое покой?<|end|>assistant\n"
 
 
 def test_the_prompt_has_the_tokens_that_were_trained(tokenizer) -> None:
@@ -124,3 +149,39 @@ def test_a_bases_tokenizer_is_extended_and_keeps_its_beginning(foreign: Path) ->
 def test_a_tokenizer_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no tokenizer at"):
         extend_tokenizer(str(tmp_path), None, None)
+
+
+@pytest.fixture
+def byte_level(corpus: list[str], tmp_path: Path) -> Path:
+    """A base's byte-level BPE with a beginning of text that it sets itself, padding, and a chat template of its own."""
+    from tokenizers import Tokenizer, decoders, models, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<bos>", "<eos>", "<pad>"], initial_alphabet=alphabet, show_progress=False
+    )
+    inner.train_from_iterator(corpus[:1], trainer)
+    inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
+    base = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+    base.chat_template = "{{ messages }}"
+    base.save_pretrained(tmp_path / "bpe")
+    return tmp_path / "bpe"
+
+
+def test_an_extended_byte_level_base_wraps_masks_and_comes_back_from_disk(byte_level: Path, tmp_path: Path) -> None:
+    extended = extend_tokenizer(str(byte_level), None, 512)
+    assert len(extended) == 400 + 3, "it has a padding token already"
+    assert pad_id(extended) == 2
+    extended.save_pretrained(tmp_path / "saved")
+    for tokenizer in (extended, load_tokenizer(tmp_path / "saved")):
+        assert tokenizer.model_max_length == 512
+        assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [400, 401, 402]
+        assert tokenizer.decode(encode_book(tokenizer, "Тихое утро")) == "<bos><|spiritual|>Тихое утро<|end|>"
+        ids, learned = encode_dialogue(tokenizer, TALK)
+        assert tokenizer.decode(ids).startswith("<bos><|dialogue|>system\nОтвечай")
+        assert ids.tolist().count(0) == 1, "one beginning of text, not two"
+        assert tokenizer.decode(ids[learned]) == "Когда некуда спешить.<|end|>И тебе.<|end|>"

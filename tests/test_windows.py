@@ -103,3 +103,54 @@ def test_windows_are_kept_while_their_source_is_the_same(tmp_path: Path) -> None
     assert len(rows) == ledger["windows"] == 3
     save_windows(tmp_path / "none", [], 10, "x", "one")
     assert len(load_windows(tmp_path / "none")[0]) == 0
+
+
+def test_labels_are_the_ids_but_at_openings_and_where_nothing_is_learned() -> None:
+    question = Encoded(np.array([5, 6, 7, 8], dtype=np.int32), np.array([False, False, True, True]))
+    answer = Encoded(np.array([9, 10, 11], dtype=np.int32), np.array([True, True, False]))
+    (row,), ledger = pack_windows([question, answer], 8, "not the assistant's")
+    assert row["input_ids"].tolist() == [5, 6, 7, 8, 9, 10, 11]
+    assert row["labels"].tolist() == [-100, -100, 7, 8, -100, 10, -100]
+    assert row["lengths"].tolist() == [4, 3]
+    assert ledger.as_dict() == {
+        "in": 7,
+        "trained": 3,
+        "masked": 4,
+        "truncated": 0,
+        "dropped": 0,
+        "reasons": {
+            "masked": {"not the assistant's": 3, "opens a piece": 1},
+            "truncated": {"one exchange is longer than the window": 0},
+            "dropped": {},
+        },
+    }
+
+
+def test_a_ledger_that_lost_a_token_is_not_balanced() -> None:
+    _, ledger = pack_windows([encoded(25)], 10, "x")
+    ledger.trained -= 1
+    assert not ledger.balanced
+
+
+def test_a_system_text_as_long_as_the_window_is_cut_in_every_part_and_counted() -> None:
+    messages = [{"role": "system", "content": "s" * 40}, *said("abcd")]
+    parts = list(cut_conversation(messages, encode, 16))
+    assert [len(part.ids) for part in parts] == [16, 16]
+    assert all(part.cut == 1 + 42 + 3 + 3 - 16 for part in parts)
+    _, ledger = pack_windows(parts, 16, "x")
+    assert ledger.balanced
+
+
+def test_windows_come_back_from_disk_as_they_were_packed(tmp_path: Path) -> None:
+    documents = [encoded(13, start=100), encoded(9, start=200, learned=False), encoded(2, start=300)]
+    rows, ledger = pack_windows(documents, 10, "x")
+    save_windows(tmp_path / "windows", documents, 10, "x", "one")
+    loaded, stored = load_windows(tmp_path / "windows")
+    assert [dict(row) for row in loaded] == [{key: list(value) for key, value in row.items()} for row in rows]
+    assert {key: stored[key] for key in ledger.as_dict()} == ledger.as_dict()
+
+
+def test_another_window_length_packs_anew(tmp_path: Path) -> None:
+    save_windows(tmp_path / "windows", [encoded(30)], 10, "x", "one")
+    save_windows(tmp_path / "windows", [encoded(30)], 15, "x", "one")
+    assert load_windows(tmp_path / "windows")[1]["windows"] == 2
