@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from shridhar_ft.config import Tuning
-from shridhar_ft.errors import CheckFailed, UserError
+from shridhar_ft.errors import CheckFailed, UserError, first_line
 from shridhar_ft.model.build import grow_vocabulary, load_model, update_hash, weights_hash
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def attach(model: "PreTrainedModel", tuning: Tuning, grown: bool) -> "PeftModel"
     try:
         return get_peft_model(model, config)
     except ValueError as error:  # a norm, say, or no target at all
-        raise UserError(f"targets: {str(error).strip().splitlines()[0]}; name linear layers, or all-linear") from error
+        raise UserError(f"targets: {first_line(error)}; name linear layers, or all-linear") from error
 
 
 def _name_of(module: "torch.nn.Module", names: dict[str, "torch.nn.Module"]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from shridhar_ft.config import SPECIAL_TOKENS
+from shridhar_ft.data.clean import special_tokens
 from shridhar_ft.errors import UserError
 from shridhar_ft.export.run import open_run
 from shridhar_ft.progress import hush_libraries, print_error
@@ -73,9 +73,7 @@ class Chat:
         """
         from transformers import TextIteratorStreamer
 
-        for token in SPECIAL_TOKENS:
-            text = text.replace(token, token.replace("|", " | "))
-        asked = [*self.messages, {"role": "user", "content": text}]
+        asked = [*self.messages, {"role": "user", "content": special_tokens(text)}]
         inputs = self.tokenizer.apply_chat_template(
             asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
         ).to(self.model.device)

@@ -10,22 +10,27 @@ absolute.
 """
 
 import difflib
-import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from shridhar_ft.config_errors import one_sentence
 from shridhar_ft.errors import UserError
+from shridhar_ft.paths import existing
 from shridhar_ft.shipped import recipe_names, shipped
 
 SPECIAL_TOKENS = ("<|spiritual|>", "<|dialogue|>", "<|end|>")  # book opens, dialogue opens, document or turn ends
 
 PathList = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str | Path) else v)]
 """One path or several; each a file, a folder, or a glob."""
+ColumnList = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+"""One column or several."""
+Filter = dict[str, bool | int | float | str | list[bool | int | float | str | None] | None]
+"""Column → the value, or the values, that it must hold."""
 
 
 class Section(BaseModel):
@@ -38,48 +43,114 @@ class Section(BaseModel):
 
 
 class Books(Section):
-    """Plain-text books, one work a file."""
+    """Books, one work a file: .txt, .md, .html, .fb2 (also .fb2.zip), .epub, .docx, .pdf with a text layer."""
 
     paths: PathList = Field(min_length=1)
-    """Files, folders (their `*.txt`), or globs."""
-    encoding: str = "utf-8"
-    """Encoding of the files, as Python names it, e.g. cp1251; a byte that does not fit is refused, never replaced."""
+    """Files, folders (the books in them), or globs."""
+    encoding: str = "auto"
+    """Encoding of plain texts, as Python names it, e.g. cp1251; auto detects it and says what it found. A byte that
+    does not fit is refused, never replaced."""
+    author: str | None = None
+    """Author of the works whose files do not say it."""
 
 
 class Columns(Section):
-    """Which column of a dialogue source means what; only those that differ from the shape's own names are needed."""
+    """Which column of a source means what; only those that differ from the shape's own names are needed."""
 
+    conversation: ColumnList = []
+    """turns: the column, or the columns together, that all rows of one conversation share."""
+    order: str | None = None
+    """turns: rows of a conversation are in the order of this column, e.g. an id."""
+    time: ColumnList = []
+    """turns: when it was said; of several columns the first one that is not empty counts. It goes before `order`, and
+    `session_gap` needs it."""
+    role: str | None = None
+    """turns: the column that says who speaks. messages, sharegpt: that key of a turn (default `role`, `from`)."""
+    text: str | None = None
+    """turns, texts: the column with the text. messages, sharegpt: that key of a turn (default `content`, `value`)."""
+    messages: str | None = None
+    """messages, sharegpt: the list of turns (default `messages`, `conversations`)."""
     instruction: str | None = None
-    """alpaca: the question (default `instruction`)."""
+    """alpaca: the question (default `instruction`, `prompt`, `question`)."""
     input: str | None = None
     """alpaca: what the question is about, often empty (default `input`)."""
     output: str | None = None
-    """alpaca: the answer (default `output`)."""
+    """alpaca: the answer (default `output`, `response`, `answer`, `completion`)."""
     system: str | None = None
     """alpaca: the system text, when the rows have one (default `system`)."""
-    messages: str | None = None
-    """messages, sharegpt: the list of turns (default `messages`, `conversations`)."""
-    role: str | None = None
-    """messages, sharegpt: the key of a turn that says who speaks (default `role`, `from`)."""
-    text: str | None = None
-    """messages, sharegpt: the key of a turn that says what was said (default `content`, `value`)."""
+    title: str | None = None
+    """texts: the name of the work that a row belongs to."""
+    author: str | None = None
+    """texts: its author."""
 
 
-class Dialogues(Section):
-    """One source of dialogues: JSON (a list of rows) or JSON Lines, in one of three shapes."""
+class Table(Section):
+    """One table of a source: of a database dump, or a file of rows, which is the table of its stem's name."""
 
-    paths: PathList = Field(min_length=1)
-    """Files, folders (their `*.json` and `*.jsonl`), or globs."""
-    format: Literal["auto", "json", "jsonl"] = "auto"
-    """auto goes by the first character: `[` opens a JSON list, anything else is JSON Lines."""
-    shape: Literal["auto", "messages", "alpaca", "sharegpt"] = "auto"
-    """auto goes by the keys of the first row."""
+    name: str
+    role: Literal["system", "user", "assistant"] | None = None
+    """Who says what stands in this table, where a table holds one side only."""
     columns: Columns = Columns()
+    """Columns that are named otherwise than in the source's `columns`."""
+    filter: Filter = {}
+    """Conditions for rows of this table, beside the source's own."""
+
+
+class Rows(Section):
+    """A source of rows: JSON, JSON Lines, CSV, Parquet, a `datasets` folder, a dataset on the Hub, a MySQL dump."""
+
+    paths: PathList = []
+    """Files, folders, or globs. The parts that `split` cut a dump into are one dump."""
+    hub: str | None = None
+    """A dataset on the Hub, instead of paths: owner/name."""
+    subset: str | None = None
+    """Its subset (configuration), where it has several."""
+    revision: str | None = None
+    """Its commit."""
+    splits: list[str] = []
+    """Splits of the Hub's dataset or the datasets folder that are read (default: all of them)."""
+    format: Literal["auto", "json", "jsonl", "csv", "parquet", "datasets", "mysql_dump"] = "auto"
+    """auto goes by the file's name and first bytes."""
+    encoding: str = "auto"
+    """Encoding of JSON and CSV files (auto: UTF-8, or what is detected); for a dump, that of its text, where what the
+    dump says of itself is wrong."""
+    columns: Columns = Columns()
+    tables: list[Table] = []
+    """The tables that are read; without them every row of the source is."""
+    filter: Filter = {}
+    """Only rows whose columns hold this value, or one of these: `{is_consistent: true}`, `{engine: [vk, ok]}`."""
+    partial: bool = False
+    """Take what is there of a dump that ends in the middle, instead of refusing it."""
+
+    @model_validator(mode="after")
+    def _paths_or_hub(self) -> Self:
+        if bool(self.paths) == (self.hub is not None):
+            raise ValueError("give one of paths (files, folders) and hub (owner/name)")
+        if self.hub is None and (self.subset or self.revision):
+            raise ValueError("subset and revision belong to a dataset on the Hub; take them away, or name it with hub")
+        return self
+
+
+class Dialogues(Rows):
+    """One source of dialogues: whole conversations in a row, or one turn a row."""
+
+    shape: Literal["auto", "messages", "alpaca", "sharegpt", "turns"] = "auto"
+    """auto goes by the columns of the first row; turns, where columns.conversation is given."""
     roles: dict[str, Literal["system", "user", "assistant"]] = {}
     """Further speaker names and the role each one has, e.g. `{Учитель: assistant}`; `"*"` is whoever is
     not named. The usual ones are known."""
-    encoding: str = "utf-8"
-    """Encoding of the files."""
+    session_gap: float | None = Field(None, gt=0)
+    """turns: a pause longer than this begins a new conversation (hours)."""
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _names_are_text(cls, roles: Any) -> Any:  # noqa: ANN401 - whatever YAML holds
+        # A role column often holds 0 and 1, which YAML reads as numbers.
+        return {str(name): role for name, role in roles.items()} if isinstance(roles, dict) else roles
+
+
+class Texts(Rows):
+    """One source of plain texts in rows, trained on like books: a row is a text, rows of one title are a work."""
 
 
 class Clean(Section):
@@ -87,8 +158,12 @@ class Clean(Section):
 
     nfc: bool = True
     """Compose letters and their marks where a composed letter exists (Unicode NFC)."""
+    mojibake: bool = False
+    """Repair text that was decoded wrongly once or twice (ftfy); off, such a book is refused."""
     soft_hyphens: bool = True
     """Remove U+00AD."""
+    hyphenation: bool = True
+    """Join words that were divided at line ends (books only)."""
     spaces: bool = True
     """Turn no-break and other typographic spaces into plain ones, runs of spaces into one, trim lines."""
     line_separators: bool = True
@@ -97,10 +172,30 @@ class Clean(Section):
     """Remove U+FFFC (where a picture stood) and zero-width marks."""
     control: bool = True
     """Remove the other control characters."""
+    page_numbers: bool = True
+    """Drop page numbers on lines of their own (books only)."""
+    running_heads: bool = True
+    """Drop the title or chapter that stands on top of every page (books only)."""
     contents: bool = True
     """Drop tables of contents (books only)."""
     front_matter: bool = True
     """Drop publishers' front matter before the text begins (books only)."""
+    pii: bool = True
+    """Put [телефон], [почта], [карта], [профиль] in place of telephone numbers, e-mail addresses, card numbers and
+    addresses of profiles (dialogues only)."""
+
+
+class Duplicates(Section):
+    """Passages of books and whole conversations that stand in the sources more than once; the first one stays."""
+
+    exact: bool = True
+    """Drop those that are equal word for word."""
+    near: bool = True
+    """Drop those that are alike (MinHash over runs of five words)."""
+    threshold: float = Field(0.8, ge=0.5, le=1)
+    """From which Jaccard similarity on two are alike (0 to 1)."""
+    min_words: int = Field(13, ge=5)
+    """Shorter passages and conversations repeat by nature and stay (words)."""
 
 
 class Split(Section):
@@ -116,6 +211,8 @@ class Split(Section):
     """Seed of the hash; the same seed gives the same split whatever else is added."""
     block_chars: int = Field(6000, ge=200)
     """Longest chapter block, in characters; a shorter work gets shorter blocks (a twentieth of it)."""
+    decontaminate: bool = True
+    """Take out what train shares with validation and test in runs of 13 words."""
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Self:
@@ -128,8 +225,10 @@ class Data(Section):
     """Where the text comes from and how it is cleaned and split."""
 
     books: Books | None = None
+    texts: list[Texts] = []
     dialogues: list[Dialogues] = []
     clean: Clean = Clean()
+    duplicates: Duplicates = Duplicates()
     split: Split = Split()
 
 
@@ -292,6 +391,11 @@ class Stage(Section):
     """Steps between checkpoints."""
     gradient_checkpointing: bool | None = None
     """Keep only layer inputs and compute the rest again."""
+    packing: Literal["documents", "works", "split"] = "split"
+    """How text fills the windows. documents: whole chapters, best fit, isolated. works: chapters of a work and works of
+    an author one after another, seeing one another. split: each work cut into windows, what remains best fit."""
+    overlong: Literal["split", "drop"] = "split"
+    """packing documents: what becomes of a chapter that is longer than the window."""
 
     def tuning(self, train: Train) -> Tuning:
         """`train` with this stage's own values in place."""
@@ -318,7 +422,7 @@ class Eval(Section):
 
     long_text: PathList = []
     """Texts that nothing trains on, long enough for the last window (files, folders or globs)."""
-    encoding: str = "utf-8"
+    encoding: str = "auto"
     """Encoding of long_text."""
     context: int | None = Field(None, ge=8)
     """Length at which every stage is measured on long_text, in tokens (default: the last stage's context)."""
@@ -372,7 +476,7 @@ class Recipe(Section):
                 )
         if not self.stages and self.sft is None:
             raise ValueError("stages: nothing to train; give stages, sft, or both")
-        if self.stages and self.data.books is None:
+        if self.stages and self.data.books is None and not self.data.texts:
             raise ValueError("data.books: the stages train on books and there are none; name their paths")
         if self.sft is not None and not self.data.dialogues:
             raise ValueError("data.dialogues: sft trains on dialogues and there are none; name a source, or drop sft")
@@ -475,7 +579,7 @@ def load_recipe(argument: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise UserError(_one_sentence(error, file)) from error
+        raise UserError(one_sentence(error, file, Recipe)) from error
     _resolve_paths(recipe, file.resolve().parent)
     return recipe
 
@@ -516,7 +620,7 @@ def _from_here(value: Any, key: str) -> Any:  # noqa: ANN401 - any YAML
         return {inner: _from_here(held, inner) for inner, held in value.items()}
     if isinstance(value, list):
         return [_from_here(held, key) for held in value]
-    if key in PATH_KEYS and isinstance(value, str) and (found := _existing(Path.cwd(), value)):
+    if key in PATH_KEYS and isinstance(value, str) and (found := existing(Path.cwd(), value)):
         return found
     return value
 
@@ -527,52 +631,10 @@ def _index(items: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _one_sentence(error: ValidationError, file: Path) -> str:
-    """The first problem that pydantic found, as one sentence with the key and the mend."""
-    problems = error.errors(include_url=False)
-    # An unknown key explains the others (a misspelt required key is also missing), so it goes first.
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    key = ".".join(str(part) for part in problem["loc"])
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-        mend = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
-        return f"{file}: unknown key '{key}'; {mend}{more}"
-    if problem["type"] == "missing":
-        return f"{file}: '{key}' is missing; add it{more}"
-    message = re.sub(r"^Value error, ", "", problem["msg"])
-    given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-    if problem["type"] == "literal_error" and isinstance(given, str):
-        near = difflib.get_close_matches(given, re.findall(r"'([^']+)'", message), n=1)
-        message += f"; did you mean '{near[0]}'?" if near else ""
-    return f"{file}: {key + ': ' if key else ''}{message}{shown}{more}"
-
-
-def _known_keys(location: Sequence[int | str]) -> list[str]:
-    """Field names of the section at this place in the recipe."""
-    section: Any = Recipe
-    for part in location:
-        if isinstance(part, int):
-            continue
-        section = next(iter(_sections(section.model_fields[part].annotation)), None)
-        if section is None:
-            return []
-    return list(section.model_fields)
-
-
-def _sections(annotation: Any) -> Iterator[type[Section]]:  # noqa: ANN401 - any type expression
-    """Section classes inside a type expression such as `list[Stage]` or `Books | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-    for inner in getattr(annotation, "__args__", ()):
-        yield from _sections(inner)
-
-
 def _resolve_paths(recipe: Recipe, folder: Path) -> None:
     """Make the recipe's relative paths absolute, in place; a path found nowhere is taken from the working folder."""
-    sources: list[Books | Dialogues] = [*([recipe.data.books] if recipe.data.books else []), *recipe.data.dialogues]
+    data = recipe.data
+    sources: list[Books | Rows] = [*([data.books] if data.books else []), *data.texts, *data.dialogues]
     for source in sources:
         source.paths = [_find(path, folder) for path in source.paths]
     recipe.eval.long_text = [_find(path, folder) for path in recipe.eval.long_text]
@@ -587,42 +649,9 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> None:
 
 def _find(path: str, folder: Path) -> str:
     for root in (folder, Path.cwd(), shipped("")):
-        if found := _existing(root, path):
+        if found := existing(root, path):
             return found
     return str(Path.cwd() / Path(path).expanduser())
-
-
-def _existing(root: Path, path: str) -> str | None:
-    """The path below this root, if it, or something that it is a glob of, exists."""
-    candidate = root / Path(path).expanduser()
-    return str(candidate) if candidate.exists() or glob.glob(str(candidate)) else None
-
-
-def expand(paths: Sequence[str], patterns: Sequence[str], key: str) -> list[Path]:
-    """Files that these paths name: files themselves, folders by `patterns`, globs; sorted, each once.
-
-    Args:
-        paths: Absolute files, folders or globs (as in a loaded recipe).
-        patterns: What a folder stands for, e.g. `["*.txt"]`.
-        key: The recipe key, for the message.
-
-    Raises:
-        UserError: A path matches nothing, or a folder holds no such file.
-    """
-    files: set[Path] = set()
-    for path in paths:
-        # A folder whose name holds brackets is a folder first, and a pattern only if there is none.
-        found = [Path(path)] if Path(path).exists() else [Path(match) for match in glob.glob(path)]
-        if not found:
-            raise UserError(f"{key}: {path} does not exist; mend the path, or set it with {key}=…")
-        for match in found:
-            inside = [f for pattern in patterns for f in match.glob(pattern)] if match.is_dir() else [match]
-            if not inside and len(found) == 1:
-                raise UserError(f"{key}: the folder {match} holds no {' or '.join(patterns)}; put the files there")
-            files.update(inside)
-    if not files:
-        raise UserError(f"{key}: nothing under {', '.join(paths)} is a {' or '.join(patterns)}; mend the path")
-    return sorted(files)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shridhar_ft.config import Recipe, expand
+from shridhar_ft.config import Recipe
 from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.load import conversations, load_split, works
 from shridhar_ft.data.sources.decoding import check_encoding, decode
 from shridhar_ft.data.split import SplitName
 from shridhar_ft.data.windows import Encoded, cut_conversation
+from shridhar_ft.paths import expand
 from shridhar_ft.runfolder import Run
 from shridhar_ft.tokenizer import encode_book, encode_dialogue
 

@@ -59,7 +59,6 @@ def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = N
                 held.enter_context(only_one(run, "training"))
             if first and not under_run:
                 held.enter_context(only_one(run))
-            _check_processes()
             _work(recipe, run, work)
         if first:
             run.status(0, module, "done")
@@ -77,11 +76,16 @@ def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = N
 
 
 def _work(recipe: Recipe, run: Run, work: Work) -> None:
+    import torch
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
     from shridhar_ft.preparation import prepare
 
-    state = PartialState()
+    # Without `cpu`, accelerate takes every CPU process for the only one until a Trainer is built; its launcher sets
+    # the flag for some configs only.
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    _check_processes(state.num_processes)
     tell = say if state.is_main_process else quiet
     if UNDER_RUN not in os.environ:
         for sentence in recipe.without_effect():
@@ -91,10 +95,10 @@ def _work(recipe: Recipe, run: Run, work: Work) -> None:
     work(recipe, run, tokenizer)
 
 
-def _check_processes() -> None:
+def _check_processes(found: int) -> None:
     """Refuse to train alone where several processes were asked for: some accelerate settings silently start one."""
-    asked, found = int(os.environ.get(PROCESSES, "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if asked and asked != found:
+    asked = int(os.environ.get(PROCESSES) or os.environ.get("WORLD_SIZE", "1"))
+    if asked != found:
         raise UserError(
             f"launch.config asks for {asked} processes and {found} came up; on a CPU use distributed_type MULTI_GPU "
             "with use_cpu: true, as accelerate_configs/cpu_ddp.yaml does"

@@ -39,3 +39,8 @@ class Resumable(Stop):
     """Stopped by a signal after a checkpoint; the same command goes on from there. Status 75."""
 
     status = 75
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message, for quoting inside a sentence of ours."""
+    return str(error).strip().split("\n")[0]

@@ -23,7 +23,7 @@ from shridhar_ft.config import Recipe
 from shridhar_ft.entry import PROCESSES, UNDER_RUN
 from shridhar_ft.errors import CheckFailed, DiskFailed, Resumable, Stop, UserError
 from shridhar_ft.progress import say
-from shridhar_ft.runfolder import Run, is_current, only_one, read_json
+from shridhar_ft.runfolder import Run, is_current, only_one, part_of, read_json
 from shridhar_ft.shipped import shipped
 from shridhar_ft.signals import stoppable
 
@@ -86,9 +86,8 @@ def summary(recipe: Recipe, run: Run) -> list[dict[str, Any]]:
     kept = ("seconds", "peak_rss_bytes", "loss_before", "loss_after", "steps", "context", "method")
     found = []
     for name in ("data", "tokenizer", *part_names(recipe), "export"):
-        file = run.root / name / "part.json"
-        if file.is_file():
-            found.append({"part": name, **{key: value for key, value in read_json(file).items() if key in kept}})
+        if part := part_of(run.root / name):
+            found.append({"part": name, **{key: value for key, value in part.items() if key in kept}})
     return found
 
 
@@ -124,19 +123,11 @@ def launch_config(recipe: Recipe) -> Path:
 
 def _trained(recipe: Recipe, run: Run, module: str, tokenizer: Any, say: Callable[[str], None]) -> bool:  # noqa: ANN401
     """Whether every part of this entry is current, so that no process need be started for it."""
-    from shridhar_ft.stages import sft_part, stage_part
+    from shridhar_ft.stages import part_names, training_part
 
-    if module == "sft":
-        current = is_current(run.sft, sft_part(recipe, run, tokenizer).made_from)
-    else:
-        current = True
-        for index in range(len(recipe.stages)):
-            # A later stage's fingerprint can only be known when the one before it is current.
-            current = current and is_current(
-                run.stage(recipe.stages[index].name), stage_part(recipe, run, index, tokenizer).made_from
-            )
-            if not current:
-                break
+    names = [name for name in part_names(recipe) if (name == "sft") is (module == "sft")]
+    # all() stops at the first that is not: the fingerprint of the next could not be known.
+    current = all(is_current(run.root / name, training_part(recipe, run, name, tokenizer).made_from) for name in names)
     if current:
         say(f"{module}: up to date")
     return current
@@ -152,7 +143,7 @@ def _launch(module: str, run: Run, config: Path, automatic: bool, say: Callable[
         *("-m", f"shridhar_ft.{module}", str(run.root / "recipe.yaml")),
     ]
     say(f"{module}: accelerate launch --config_file {config.name} ({processes} process{'es' if processes > 1 else ''})")
-    environment = HUGE_PAGES | os.environ | {UNDER_RUN: "1", PROCESSES: str(processes) if processes > 1 else "0"}
+    environment = HUGE_PAGES | os.environ | {UNDER_RUN: "1", PROCESSES: str(processes)}
     # A session of its own: Ctrl-C then reaches the training through us, once, and not accelerate, which would die.
     child = subprocess.Popen(command, env=environment, start_new_session=True)
 

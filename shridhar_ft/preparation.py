@@ -4,7 +4,6 @@ All of it is checked here, before an hour is spent on a stage whose successor ca
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.config import Recipe, dump_recipe
@@ -90,8 +89,3 @@ def check_windows(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase"
 def measured_context(recipe: Recipe) -> int:
     """Length at which every stage is measured on the long text, in tokens."""
     return recipe.eval.context or recipe.last_context or window_of_sft(recipe)
-
-
-def part_of(folder: Path) -> dict[str, Any] | None:
-    """part.json of a finished part, or None."""
-    return read_json(folder / PART) if (folder / PART).is_file() else None

@@ -29,7 +29,7 @@ import xxhash
 import yaml
 from safetensors import SafetensorError
 
-from shridhar_ft.errors import DiskFailed, UserError
+from shridhar_ft.errors import DiskFailed, UserError, first_line
 
 RUNS = Path("runs")
 PART = "part.json"
@@ -102,7 +102,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if failed or any(sign in str(error) for sign in signs):
             free = shutil.disk_usage(path if path.exists() else path.parent).free
             raise DiskFailed(
-                f"{path}: the disk failed while it was written ({str(error).splitlines()[0]}; "
+                f"{path}: the disk failed while it was written ({first_line(error)}; "
                 f"{free / 1e6:,.0f} MB free); make room and run the same command again"
             ) from error
         raise
@@ -258,8 +258,13 @@ def only_one(run: Run, what: str = "run") -> Iterator[None]:
 
 def is_current(folder: Path, wanted: str) -> bool:
     """Whether the part in this folder is finished and made from what `wanted` is the fingerprint of."""
-    part = folder / PART
-    return part.is_file() and read_json(part).get("fingerprint") == wanted
+    part = part_of(folder)
+    return part is not None and part.get("fingerprint") == wanted
+
+
+def part_of(folder: Path) -> dict[str, Any] | None:
+    """part.json of a finished part, or None."""
+    return read_json(folder / PART) if (folder / PART).is_file() else None
 
 
 def finish_part(folder: Path, made_from: str, seconds: float, **facts: Any) -> None:  # noqa: ANN401

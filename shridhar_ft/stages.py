@@ -13,9 +13,20 @@ from shridhar_ft.documents import book_documents, dialogue_documents
 from shridhar_ft.errors import UserError
 from shridhar_ft.model.build import base_config, base_contents, build_model, stage_config
 from shridhar_ft.model.rope import original_context, stage_rope
-from shridhar_ft.preparation import part_of, window_of_sft
+from shridhar_ft.preparation import window_of_sft
 from shridhar_ft.receipts import write_receipt
-from shridhar_ft.runfolder import PART, Run, file_hash, fingerprint, finish_part, is_current, publishing, read_json
+from shridhar_ft.runfolder import (
+    PART,
+    Run,
+    file_hash,
+    fingerprint,
+    finish_part,
+    is_current,
+    part_of,
+    publishing,
+    read_json,
+)
+from shridhar_ft.tokenizer import END
 from shridhar_ft.training import NOT_IN_THE_WEIGHTS, TrainingPart
 
 if TYPE_CHECKING:
@@ -25,6 +36,13 @@ if TYPE_CHECKING:
 def part_names(recipe: Recipe) -> list[str]:
     """Names of the training parts in order, as `train_part` and the status file call them."""
     return [f"stages/{stage.name}" for stage in recipe.stages] + (["sft"] if recipe.sft else [])
+
+
+def training_part(recipe: Recipe, run: Run, name: str, tokenizer: "PreTrainedTokenizerBase") -> TrainingPart:
+    """The part of this name (one of `part_names`), ready for `train_part`; those before it must be finished."""
+    if name == "sft":
+        return sft_part(recipe, run, tokenizer)
+    return stage_part(recipe, run, part_names(recipe).index(name), tokenizer)
 
 
 def stage_part(recipe: Recipe, run: Run, index: int, tokenizer: "PreTrainedTokenizerBase") -> TrainingPart:
@@ -81,12 +99,11 @@ def last_part(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") ->
         UserError: A part is not finished, or was trained with other settings than the recipe now has.
     """
     finished: dict[str, Any] = {}
-    for index, name in enumerate(part_names(recipe)):
+    for name in part_names(recipe):
         found = part_of(run.root / name)
         if found is None:
             raise UserError(f"{run.root / name} is not finished; run `shridhar-ft run` with this recipe first")
-        part = sft_part(recipe, run, tokenizer) if name == "sft" else stage_part(recipe, run, index, tokenizer)
-        if found["fingerprint"] != part.made_from:
+        if found["fingerprint"] != training_part(recipe, run, name, tokenizer).made_from:
             raise UserError(
                 f"{run.root / name} was trained with other settings than the recipe has now; take the change back, or "
                 "run `shridhar-ft run` with this recipe to train it anew"
@@ -163,7 +180,7 @@ def _mask_receipt(run: Run, context: int, assistant_only: bool, tokenizer: "PreT
     for learned, tokens in spans:
         text = tokenizer.decode(tokens, skip_special_tokens=False)
         marked.append(f"⟦{text}⟧" if learned else text)
-    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    end = tokenizer.convert_tokens_to_ids(END)
     closes = [bool(tokens) and tokens[-1] == end for learned, tokens in spans if learned]
     learned = int(example.learned.sum())
     write_receipt(

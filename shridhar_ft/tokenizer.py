@@ -17,7 +17,7 @@ import numpy as np
 from shridhar_ft.config import SPECIAL_TOKENS, Recipe, TrainTokenizer
 from shridhar_ft.data.load import conversations, load_split, works
 from shridhar_ft.data.split import SPLITS, SplitName
-from shridhar_ft.errors import UserError
+from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.runfolder import Run, begin_peak_rss, fingerprint, finish_part, is_current, publishing, read_json
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def extend_tokenizer(source: str, revision: str | None, model_max_length: int | 
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"tokenizer: no tokenizer at '{source}' ({_first_line(error)}); "
+            f"tokenizer: no tokenizer at '{source}' ({first_line(error)}); "
             "give a folder that holds one, or a Hub id while the network is there"
         ) from error
     tokenizer.add_special_tokens(
@@ -140,10 +140,6 @@ def extend_tokenizer(source: str, revision: str | None, model_max_length: int | 
     if model_max_length is not None:
         tokenizer.model_max_length = model_max_length
     return tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 # --------------------------------------------------------------------------------------- wrapping documents

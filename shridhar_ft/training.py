@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
@@ -31,7 +32,7 @@ from shridhar_ft.errors import Resumable, UserError
 from shridhar_ft.model.build import attention_choice, build_model, safetensors_hash, stage_config, weights_hash
 from shridhar_ft.model.isolation import probe_isolation
 from shridhar_ft.model.rope import check_rope
-from shridhar_ft.preparation import measured_context, part_of
+from shridhar_ft.preparation import measured_context
 from shridhar_ft.progress import TrainingProgress, quiet, say
 from shridhar_ft.receipts import write_receipt
 from shridhar_ft.runfolder import (
@@ -137,9 +138,10 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     with state.main_process_first():
         resume = newest_whole(checkpoints, part.made_from, state.num_processes, tell)
     measured = part.folder / "before.json"
+    text = long_text(recipe, tokenizer)
     if resume is None or not measured.is_file():
         with arithmetic():
-            before = _measure(recipe, part, model, validation_windows, tokenizer)
+            before = _measure(recipe, part, model, validation_windows, text)
         if state.is_main_process:
             write_json(measured, before)
     else:
@@ -179,7 +181,7 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     trainer.accelerator.wait_for_everyone()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     with arithmetic():
-        after = _measure(recipe, part, trained, validation_windows, tokenizer)
+        after = _measure(recipe, part, trained, validation_windows, text)
     tell(f"{part.name}: after training, {_figures(after)}")
     if not state.is_main_process:
         state.wait_for_everyone()
@@ -400,7 +402,7 @@ def _measure(
     part: TrainingPart,
     model: torch.nn.Module,
     validation: "Dataset",
-    tokenizer: "PreTrainedTokenizerBase",
+    text: np.ndarray,
 ) -> dict[str, float | None]:
     """Mean losses, in nats a token: on the validation split at the part's window, on the long text at both lengths."""
     most = recipe.eval.max_windows
@@ -408,11 +410,10 @@ def _measure(
     if len(validation):
         # SFT windows hold many short conversations: all are measured, they are few.
         found["validation"] = loss_on_windows(model, validation, most if part.stage_index >= 0 else None).mean
-    ids = long_text(recipe, tokenizer)
-    if len(ids):
+    if len(text):
         for context in dict.fromkeys((part.context, measured_context(recipe) if recipe.stages else part.context)):
-            if context <= len(ids):
-                found[f"long_text_{context}"] = loss_on_windows(model, text_windows(ids, context), most).mean
+            if context <= len(text):
+                found[f"long_text_{context}"] = loss_on_windows(model, text_windows(text, context), most).mean
     return found
 
 
@@ -427,14 +428,3 @@ def _written_weights(run: Run, part: TrainingPart, kind: str) -> dict[str, Any]:
     assert part.start is not None, "an adapter lies on stored weights"
     kept = part.start.adapters[:-1] if part.continues_adapter else part.start.adapters
     return Weights(part.start.base, part.start.revision, (*kept, str(part.folder / "adapter"))).as_dict(run.root)
-
-
-def named(part: str, folder: Path) -> dict[str, Any]:
-    """part.json of a finished part with its name, for the next one's hand-over.
-
-    Raises:
-        AssertionError: It is not finished; the callers train it first.
-    """
-    finished = part_of(folder)
-    assert finished is not None, f"{folder} is not finished"
-    return {"name": part, **finished}

@@ -8,8 +8,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Recipe, dump_recipe, expand, find_recipe, load_recipe, read_yaml, recipe_schema
+from shridhar_ft.config import Recipe, dump_recipe, find_recipe, load_recipe, read_yaml, recipe_schema
 from shridhar_ft.errors import UserError
+from shridhar_ft.paths import expand
 from shridhar_ft.shipped import shipped
 
 RECIPE = """

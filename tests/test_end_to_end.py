@@ -185,13 +185,14 @@ def test_two_processes_train_to_the_loss_of_one(whole: Path, tmp_path: Path) -> 
         "stages.1.max_steps=1",
         "stages.2.max_steps=1",
     ]
-    finished(
+    out, err = finished(
         tmp_path,
         "run",
         "demo",
         *[s for s in SHORT if not s.startswith(("name", "sft", "launch", "stages.1", "stages.2"))],
         *two,
     )
+    assert (out + err).count("stages/8k: attention") == 1, "the second process knows that it is the second"
     one, both = part(whole, "stages/8k")["loss_after"], part(tmp_path, "stages/8k", "two")["loss_after"]
     assert both["validation"] == pytest.approx(one["validation"], abs=0.05)
 

@@ -24,6 +24,11 @@ class Document:
     work: str
     """Name of the work; its blocks are `work/0000`, `work/0001`, …"""
     text: str
+    title: str = ""
+    """As its file says it; empty where it does not."""
+    author: str = ""
+    chapters: tuple[str, ...] = ()
+    """Chapter titles that the file's format marks as such, in reading order; each is a line of `text`."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shridhar_ft.adapters import Weights, load_weights, merged
-from shridhar_ft.config import SPECIAL_TOKENS
 from shridhar_ft.export.certificate import TOLERANCES, compare, holds, logits_at, places
 from shridhar_ft.model.build import load_model
 from shridhar_ft.model.rope import check_rope
 from shridhar_ft.receipts import write_receipt
+from shridhar_ft.tokenizer import END
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -102,7 +102,7 @@ def _speak_like_trained(model: Any, tokenizer: "PreTrainedTokenizerBase") -> Non
     """Generation settings that fit the training: it ends at `<|end|>`, or where the base itself ends."""
     from transformers import GenerationConfig
 
-    end = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS[2])
+    end = tokenizer.convert_tokens_to_ids(END)
     own = tokenizer.eos_token_id
     model.config.eos_token_id = end
     model.config.pad_token_id = tokenizer.pad_token_id

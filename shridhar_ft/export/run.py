@@ -4,7 +4,7 @@ import difflib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,11 +16,10 @@ from shridhar_ft.export.card import model_card
 from shridhar_ft.export.merge import Merge, merge_and_certify
 from shridhar_ft.model.build import base_config, stage_config
 from shridhar_ft.model.rope import original_context
-from shridhar_ft.preparation import part_of, window_of_sft
+from shridhar_ft.preparation import window_of_sft
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.receipts import read_receipts
 from shridhar_ft.runfolder import (
-    PART,
     RUNS,
     Run,
     begin_peak_rss,
@@ -29,6 +28,7 @@ from shridhar_ft.runfolder import (
     fingerprint,
     finish_part,
     is_current,
+    part_of,
     publishing,
     read_json,
     run_folder,
@@ -37,6 +37,9 @@ from shridhar_ft.runfolder import (
 )
 from shridhar_ft.stages import last_part, part_names
 from shridhar_ft.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -86,7 +89,8 @@ def export(what: str, overrides: list[str], say: Callable[[str], None]) -> tuple
                 name = str(inside.relative_to(parent.resolve()))
                 if name == part_names(recipe)[-1]:
                     return run.export, ensure_export(recipe, run, say)
-                return inside / "export", _export_part(recipe, run, name, inside / "export", say)
+                tokenizer = load_tokenizer(run.tokenizer)
+                return inside / "export", _export_part(recipe, run, name, tokenizer, inside / "export", say)
         return path.parent / "export", _export_adapter(path, path.parent / "export", say)
     if (path / "status.json").is_file() or (path / "data" / "part.json").is_file():
         _, run = open_run(path)
@@ -99,19 +103,25 @@ def export(what: str, overrides: list[str], say: Callable[[str], None]) -> tuple
 
 def ensure_export(recipe: Recipe, run: Run, say: Callable[[str], None]) -> dict[str, Any]:
     """The run's export: made if it is missing or made from something else."""
-    tokenizer = load_tokenizer(run.tokenizer) if (run.tokenizer / PART).is_file() else None
-    if tokenizer is None:
+    if part_of(run.tokenizer) is None:
         raise UserError(f"{run.root} has trained nothing yet; run `shridhar-ft run` with this recipe first")
+    tokenizer = load_tokenizer(run.tokenizer)
     last = last_part(recipe, run, tokenizer)
     wanted = fingerprint(last["fingerprint"], recipe.export.model_dump())
     if is_current(run.export, wanted):
         say("export: up to date")
         return read_json(run.export / "certificate.json")
-    return _export_part(recipe, run, last["name"], run.export, say, wanted)
+    return _export_part(recipe, run, last["name"], tokenizer, run.export, say, wanted)
 
 
 def _export_part(
-    recipe: Recipe, run: Run, name: str, target: Path, say: Callable[[str], None], made_from: str = ""
+    recipe: Recipe,
+    run: Run,
+    name: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    target: Path,
+    say: Callable[[str], None],
+    made_from: str = "",
 ) -> dict[str, Any]:
     """Merge, certify, describe and publish what the part of this name ended with."""
     started = time.monotonic()
@@ -119,7 +129,6 @@ def _export_part(
     part = part_of(run.root / name)
     if part is None:
         raise UserError(f"{run.root / name} is not finished; run `shridhar-ft run {run.root}/recipe.yaml` first")
-    tokenizer = load_tokenizer(run.tokenizer)
     stages = [f"stages/{stage.name}" for stage in recipe.stages]
     index = stages.index(name) if name in stages else -1
     config, wanted = stage_config(recipe, index, len(tokenizer))
@@ -129,7 +138,7 @@ def _export_part(
         weights=Weights.from_dict(part["weights"], run.root),
         config=config,
         tokenizer=tokenizer,
-        text=_certificate_text(recipe, run, context, say),
+        text=_certificate_text(recipe, run, tokenizer, context, say),
         original_context=wanted.original_context,
         dtype=dtype,
     )
@@ -168,13 +177,19 @@ def _dtype(recipe: Recipe) -> str:
         return recipe.export.dtype
     if recipe.model.from_config is not None:
         return "float32"
-    stored = str(base_config(recipe.model).dtype).removeprefix("torch.")
+    return _stored_dtype(base_config(recipe.model))
+
+
+def _stored_dtype(config: "PreTrainedConfig") -> str:
+    """The type that a base's weights are stored in; float32 where its config names none that we write."""
+    stored = str(config.dtype).removeprefix("torch.")
     return stored if stored in DTYPES else "float32"
 
 
-def _certificate_text(recipe: Recipe, run: Run, context: int, say: Callable[[str], None]) -> np.ndarray:
+def _certificate_text(
+    recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase", context: int, say: Callable[[str], None]
+) -> np.ndarray:
     """A text of exactly `context` tokens: the long text, else the books, repeated where they are shorter."""
-    tokenizer = load_tokenizer(run.tokenizer)
     try:
         ids = long_text(recipe, tokenizer)
     except UserError as error:  # a run folder that was brought here from another machine
@@ -245,7 +260,6 @@ def _export_adapter(folder: Path, target: Path, say: Callable[[str], None]) -> d
         raise UserError(
             f"{source}: no tokenizer there; copy the one that the adapter was trained with beside it"
         ) from error
-    dtype = str(config.dtype).removeprefix("torch.") if config.dtype else "float32"
     length = min(int(config.max_position_embeddings), 4096)  # nobody says how long this adapter's texts were
     merge = Merge(
         weights=Weights(base, model.revision, (str(folder),)),
@@ -253,7 +267,7 @@ def _export_adapter(folder: Path, target: Path, say: Callable[[str], None]) -> d
         tokenizer=tokenizer,
         text=random_text(len(tokenizer), length),
         original_context=original_context(config),
-        dtype=dtype if dtype in DTYPES else "float32",
+        dtype=_stored_dtype(config),
     )
     certificate = _publish(merge, target, say, lambda found: f"# {folder.name}\n\nMerged onto {base}.\n", "", started)
     say(f"export: {target}/model ({merge.dtype})")

@@ -2,13 +2,14 @@
 
 import difflib
 import inspect
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from shridhar_ft.config import Model, Recipe
-from shridhar_ft.errors import UserError
+from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.model.rope import StageRope, apply_rope, original_context, stage_rope
 from shridhar_ft.runfolder import file_hash
 
@@ -86,7 +87,7 @@ def _from_base(model: Model) -> "PreTrainedConfig":
         config = AutoConfig.from_pretrained(model.base, revision=model.revision)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"model.base: no model at '{model.base}' ({str(error).strip().splitlines()[0]}); "
+            f"model.base: no model at '{model.base}' ({first_line(error)}); "
             "give a folder with config.json and safetensors, or a Hub id while the network is there"
         ) from error
     return config.get_text_config()
@@ -148,9 +149,7 @@ def build_model(config: "PreTrainedConfig", seed: int, attention: str) -> "PreTr
         try:
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
         except ValueError as error:  # e.g. a type without SDPA
-            raise UserError(
-                f"model: {str(error).strip().splitlines()[0]}; set model.attention=eager, or mend it"
-            ) from error
+            raise UserError(f"model: {first_line(error)}; set model.attention=eager, or mend it") from error
 
 
 def load_model(
@@ -187,7 +186,7 @@ def load_model(
         )
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{source}: no weights there ({str(error).strip().splitlines()[0]}); give a folder with whole safetensors"
+            f"{source}: no weights there ({first_line(error)}); give a folder with whole safetensors"
         ) from error
     # transformers fills missing tensors with random numbers and only logs it.
     if absent := sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ())):
@@ -223,7 +222,13 @@ def base_contents(base: str | None) -> dict[str, str] | None:
     if base is None or not folder.is_dir():
         return None
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
-    return {path.name: file_hash(path) for path in files}
+    return {path.name: _hash_while_unchanged(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+@cache
+def _hash_while_unchanged(path: Path, size: int, mtime_ns: int) -> str:
+    """`file_hash`, once a process: every part's fingerprint asks for it, and a base has gigabytes."""
+    return file_hash(path)
 
 
 def weights_hash(model: "torch.nn.Module") -> str:

@@ -7,6 +7,7 @@ from shridhar_ft import config
 from shridhar_ft.data.records import Document
 from shridhar_ft.data.sources.decoding import check_encoding, decode
 from shridhar_ft.errors import UserError
+from shridhar_ft.paths import expand
 
 KEY = "data.books"
 
@@ -17,7 +18,7 @@ def book_files(books: config.Books) -> list[Path]:
     Raises:
         UserError: A path matches nothing, or two files would be the same work.
     """
-    files = config.expand(books.paths, ["*.txt"], f"{KEY}.paths")
+    files = expand(books.paths, ["*.txt"], f"{KEY}.paths")
     works: dict[str, Path] = {}
     for file in files:
         if file.stem in works:

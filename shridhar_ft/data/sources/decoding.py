@@ -6,6 +6,8 @@ import encodings.aliases
 
 from shridhar_ft.errors import UserError
 
+AUTO = "auto"  # detect it
+
 
 def check_encoding(encoding: str, key: str) -> None:
     """Refuse an encoding that Python does not know.
@@ -17,6 +19,8 @@ def check_encoding(encoding: str, key: str) -> None:
     Raises:
         UserError: There is no text encoding of this name; names the nearest one.
     """
+    if encoding == AUTO:
+        return
     try:
         b" ".decode(encoding, errors="ignore")
     except LookupError as error:
@@ -28,7 +32,7 @@ def check_encoding(encoding: str, key: str) -> None:
 
 def is_utf8(encoding: str) -> bool:
     """Whether this name means UTF-8, with or without the byte order mark."""
-    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+    return encoding == AUTO or codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
 def decode(raw: bytes, encoding: str, where: str, key: str, offset: int = 0) -> str:

@@ -9,6 +9,7 @@ from shridhar_ft.data.sources.decoding import check_encoding
 from shridhar_ft.data.sources.json_rows import Row, read_rows
 from shridhar_ft.data.sources.shapes import nearest, read_alpaca, read_turns, takes_turns
 from shridhar_ft.errors import UserError
+from shridhar_ft.paths import expand
 
 OPTIONAL = ("input", "system")  # columns of alpaca rows that a row may lack
 
@@ -19,7 +20,7 @@ def dialogue_files(source: config.Dialogues, key: str) -> list[Path]:
     Raises:
         UserError: A path matches nothing.
     """
-    return config.expand(source.paths, ["*.json", "*.jsonl"], f"{key}.paths")
+    return expand(source.paths, ["*.json", "*.jsonl"], f"{key}.paths")
 
 
 def read_dialogues(source: config.Dialogues, key: str) -> Iterator[Dialogue]:

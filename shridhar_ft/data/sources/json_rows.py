@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from shridhar_ft.data.sources.decoding import decode, is_utf8
 from shridhar_ft.errors import UserError
 
-Format = Literal["auto", "json", "jsonl"]
+Format = Literal["auto", "json", "jsonl", "csv", "parquet", "datasets", "mysql_dump"]
 _SPACE = " \t\r\n"
 
 
@@ -57,7 +57,7 @@ def kind(value: object) -> str:
 
 def _format_of(file: Path, encoding: str) -> Format:
     with file.open("rb") as handle:
-        beginning = handle.read(4096).decode(encoding, errors="ignore")
+        beginning = handle.read(4096).decode("utf-8" if is_utf8(encoding) else encoding, errors="ignore")
     return "json" if beginning.lstrip("\ufeff" + _SPACE).startswith("[") else "jsonl"
 
 
