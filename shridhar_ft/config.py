@@ -67,7 +67,8 @@ class Columns(Section):
     role: str | None = None
     """turns: the column that says who speaks. messages, sharegpt: that key of a turn (default `role`, `from`)."""
     text: str | None = None
-    """turns, texts: the column with the text. messages, sharegpt: that key of a turn (default `content`, `value`)."""
+    """turns, texts: the column with the text (default `text`). messages, sharegpt: that key of a turn (default
+    `content`, `value`)."""
     messages: str | None = None
     """messages, sharegpt: the list of turns (default `messages`, `conversations`)."""
     instruction: str | None = None
@@ -88,6 +89,7 @@ class Table(Section):
     """One table of a source: of a database dump, or a file of rows, which is the table of its stem's name."""
 
     name: str
+    """Its name in the dump, or the stem of its file's."""
     role: Literal["system", "user", "assistant"] | None = None
     """Who says what stands in this table, where a table holds one side only."""
     columns: Columns = Columns()
@@ -160,6 +162,8 @@ class Clean(Section):
     """Compose letters and their marks where a composed letter exists (Unicode NFC)."""
     mojibake: bool = False
     """Repair text that was decoded wrongly once or twice (ftfy); off, such a book is refused."""
+    html: bool = True
+    """Resolve HTML tags and entities: `<br>`, `&quot;` (dialogues only)."""
     soft_hyphens: bool = True
     """Remove U+00AD."""
     hyphenation: bool = True
@@ -515,6 +519,11 @@ class Recipe(Section):
                 said.append(
                     f"{key}.keep=best has no effect: there is no validation split, so the last weights are kept"
                 )
+        said += [
+            f"stages.{index}.overlong has no effect: only packing documents drops anything"
+            for index, stage in enumerate(self.stages)
+            if stage.overlong == "drop" and stage.packing != "documents"
+        ]
         if self.stages and not self.eval.long_text:
             said.append("eval.long_text is empty: context beyond the shelf's own validation text is not measured")
         return said

@@ -257,8 +257,8 @@ def test_bytes_of_another_encoding_are_named_by_line_and_place(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "source", "sentences"),
     [
-        ([{"question": "a", "answer": "b"}], {},
-         ["a.jsonl:1", "question, answer", "data.dialogues.0.columns.messages=", "columns.instruction="]),
+        ([{"asked": "a", "told": "b"}], {},
+         ["a.jsonl:1", "asked, told", "data.dialogues.0.columns.messages=", "columns.instruction="]),
         ([ALPACA, {"instruction": "a", "outputs": "b"}], {},
          ["a.jsonl:2", "no 'output'", "data.dialogues.0.columns.output=outputs"]),
         ([ALPACA], {"columns": {"instruction": "instructions", "output": "output"}},

@@ -1,103 +1,149 @@
-"""The shapes of dialogue rows (messages, sharegpt, alpaca), told apart by their columns, read into messages."""
+"""Whole conversations in a row (messages, sharegpt, alpaca): told apart by their columns, read into messages."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shridhar_ft import config
 from shridhar_ft.data.records import Message, Role
-from shridhar_ft.data.sources.json_rows import Row, kind
+from shridhar_ft.data.sources.names import listed, nearest
+from shridhar_ft.data.sources.row import Row, kind
 from shridhar_ft.errors import UserError
 
-TURN_COLUMNS = ("messages", "role", "text")  # keys of config.Columns; the others are alpaca's
+# Keys of config.Columns, by the shape that they belong to.
+LIST_COLUMNS = ("messages", "role", "text")
+ALPACA_COLUMNS = ("instruction", "input", "output", "system")
+TURNS_COLUMNS = ("conversation", "order", "time", "role", "text")
 LISTS = ("messages", "conversations")  # where the turns stand
 SPEAKERS = {"messages": ("role",), "sharegpt": ("from",)}  # who speaks, in a turn
 TEXTS = {"messages": ("content",), "sharegpt": ("value",)}  # what was said, in a turn
+QUESTIONS = ("instruction", "prompt", "question")
+ANSWERS = ("output", "response", "answer", "completion")
 ROLES: dict[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter", "client"), "user"),
     **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt"), "assistant"),
     "system": "system",
 }
+LONGEST_SPEAKER = 40  # characters; what is longer may be what people said, which no message quotes
 ANYONE = "*"  # in `roles`: whoever is not named otherwise
-MOST_NAMED = 12  # columns that a message lists
 
 
-def takes_turns(row: Row, source: config.Dialogues, key: str) -> bool:
+def is_turns(source: config.Dialogues, key: str) -> bool:
+    """Whether each row is one turn, and rows are to be grouped into conversations.
+
+    Raises:
+        UserError: A mapped column does not fit the shape.
+    """
+    named = _named(source.columns).union(*(_named(table.columns) for table in source.tables))
+    turns = source.shape == "turns" or (source.shape == "auto" and "conversation" in named)
+    if turns and "conversation" not in named:
+        raise UserError(
+            f"{key}.columns.conversation: the shape turns needs it; name the column, or the columns, that all rows of "
+            f"one conversation share"
+        )
+    if turns:
+        useless = [column for column in named if column not in TURNS_COLUMNS]
+        shape = "turns"
+    elif source.shape == "auto":
+        useless = [column for column in named if column not in (*LIST_COLUMNS, *ALPACA_COLUMNS)]
+        shape = "messages, sharegpt or alpaca (with columns.conversation it is turns)"
+    else:
+        useless = [column for column in named if column not in _columns_of(source.shape)]
+        shape = source.shape
+    if useless:
+        raise UserError(f"{key}.columns.{min(useless)} has no effect on the shape {shape}; take it away")
+    if source.session_gap is not None and not turns:
+        raise UserError(f"{key}.session_gap has no effect on the shape {shape}; take it away")
+    if role := next((table for table in source.tables if table.role and not turns), None):
+        raise UserError(f"{key}.tables: role of {role.name} has no effect on the shape {shape}; take it away")
+    return turns
+
+
+def takes_lists(row: Row, source: config.Dialogues, columns: config.Columns, key: str) -> bool:
     """Whether rows hold a list of turns (messages, sharegpt) or an instruction and its output (alpaca).
 
     Args:
-        row: The first row of a file.
-        source: The recipe's source; its shape and columns decide where they are given.
+        row: The first row of a table.
+        source: The recipe's source; its shape decides where it is given.
+        columns: The table's columns.
         key: Recipe key of the source, e.g. `data.dialogues.0`.
 
     Raises:
-        UserError: The shape is auto and no column tells it, or a mapped column does not fit it.
+        UserError: The shape is auto and no column tells it, or columns of both shapes are mapped.
     """
-    named = source.columns.model_dump(exclude_none=True)
-    of_turns = [column for column in named if column in TURN_COLUMNS]
-    of_alpaca = [column for column in named if column not in TURN_COLUMNS]
-    if of_turns and of_alpaca:
+    named = _named(columns)
+    of_lists = [column for column in LIST_COLUMNS if column in named]
+    of_alpaca = [column for column in ALPACA_COLUMNS if column in named]
+    if of_lists and of_alpaca:
         raise UserError(
-            f"{key}.columns: {of_turns[0]} belongs to lists of turns and {of_alpaca[0]} to alpaca rows; "
+            f"{key}.columns: {of_lists[0]} belongs to lists of turns and {of_alpaca[0]} to alpaca rows; "
             f"keep one, or make two sources"
         )
     if source.shape != "auto":
-        turns = source.shape != "alpaca"
-        if useless := of_alpaca if turns else of_turns:
-            raise UserError(f"{key}.columns.{useless[0]} has no effect on the shape {source.shape}; take it away")
-        return turns
+        return source.shape != "alpaca"
     if named:
-        return bool(of_turns)
+        return bool(of_lists)
     if any(name in row.value for name in LISTS):
         return True
-    if "instruction" in row.value or "output" in row.value:
+    if any(name in row.value for name in (*QUESTIONS, *ANSWERS)):
         return False
     raise UserError(
-        f"{row.where}: no column tells the shape of the rows ({_listed(row.value)}); name the list of turns with "
-        f"{key}.columns.messages=…, or question and answer with {key}.columns.instruction=… and {key}.columns.output=…"
+        f"{row.where}: no column tells the shape of the rows ({listed(row.value)}); name the list of turns with "
+        f"{key}.columns.messages=…, question and answer with {key}.columns.instruction=… and {key}.columns.output=…, "
+        f"or, if a row is one turn, {key}.columns.conversation=…"
     )
 
 
-def read_turns(row: Row, source: config.Dialogues, key: str) -> tuple[Message, ...]:
+def columns_of(source: config.Rows, table: str) -> config.Columns:
+    """The columns of a table: the source's own, but for those that the table names otherwise."""
+    own = next((one.columns for one in source.tables if one.name == table), config.Columns())
+    return source.columns.model_copy(update={column: getattr(own, column) for column in _named(own)})
+
+
+def _named(columns: config.Columns) -> set[str]:
+    """The keys that a recipe gives."""
+    return {column for column, name in columns if name}
+
+
+def _columns_of(shape: str) -> Sequence[str]:
+    return ALPACA_COLUMNS if shape == "alpaca" else LIST_COLUMNS
+
+
+def read_list(row: Row, source: config.Dialogues, columns: config.Columns, key: str) -> tuple[Message, ...]:
     """The messages of a row of the shape messages or sharegpt.
 
     Raises:
         UserError: A column is missing or holds something else, or a speaker's role is not known.
     """
-    columns = source.columns
     shapes = ("messages", "sharegpt") if source.shape == "auto" else (source.shape,)
     speakers = [name for shape in shapes for name in SPEAKERS[shape]]
     texts = [name for shape in shapes for name in TEXTS[shape]]
-    listed = _take(row.value, columns.messages, LISTS, "messages", row.where, key)
-    if listed is not None and not isinstance(listed, list):
+    turns = _take(row.value, columns.messages, LISTS, "messages", row.where, key)
+    if isinstance(turns, dict):
+        turns = _transposed(turns)
+    if turns is not None and not isinstance(turns, list):
         raise UserError(
-            f"{row.where}: the turns are {kind(listed)}, not a list; name the list with {key}.columns.messages=…"
+            f"{row.where}: the turns are {kind(turns)}, not a list; name the list with {key}.columns.messages=…"
         )
     messages = []
-    for turn in listed or ():
+    for turn in turns or ():
         if not isinstance(turn, dict):
-            raise UserError(
-                f"{row.where}: a turn is {kind(turn)}, not an object with {_listed(speakers)}; mend the row"
-            )
+            raise UserError(f"{row.where}: a turn is {kind(turn)}, not an object with {listed(speakers)}; mend the row")
         speaker = _take(turn, columns.role, speakers, "role", row.where, key)
         content = _text(_take(turn, columns.text, texts, "text", row.where, key), "what was said", row.where)
         messages.append(Message(_role(speaker, source.roles, row.where, key), content))
     return tuple(messages)
 
 
-def read_alpaca(row: Row, source: config.Dialogues, key: str) -> tuple[Message, ...]:
+def read_alpaca(row: Row, columns: config.Columns, key: str) -> tuple[Message, ...]:
     """The messages of a row of the shape alpaca: the system text if there is one, the question, the answer.
 
     Raises:
         UserError: A column is missing or holds something else than text.
     """
-    columns = source.columns
     instruction = _text(
-        _take(row.value, columns.instruction, ("instruction",), "instruction", row.where, key),
-        "the instruction",
-        row.where,
+        _take(row.value, columns.instruction, QUESTIONS, "instruction", row.where, key), "the instruction", row.where
     )
-    output = _text(_take(row.value, columns.output, ("output",), "output", row.where, key), "the output", row.where)
+    output = _text(_take(row.value, columns.output, ANSWERS, "output", row.where, key), "the output", row.where)
     context = _text(row.value.get(columns.input or "input"), "the input", row.where)
     system = _text(row.value.get(columns.system or "system"), "the system text", row.where)
     question = "\n\n".join(part for part in (instruction, context) if part.strip())
@@ -116,26 +162,17 @@ def _take(
     near = nearest(wanted, holder)
     missing = " or ".join(f"'{name}'" for name in wanted)
     raise UserError(
-        f"{where}: there is no {missing} among the columns {_listed(holder)}; "
+        f"{where}: there is no {missing} among the columns {listed(holder)}; "
         f"name the right one with {key}.columns.{column}={near or '…'}"
     )
 
 
-def nearest(wanted: Sequence[str], existing: Mapping[str, Any]) -> str | None:
-    """The existing name that holds a wanted one, as `original_output_ru` holds `output`, or is like it, or None."""
-    for name in wanted:
-        if longer := [other for other in existing if name in other]:
-            return min(longer, key=len)
-        if near := difflib.get_close_matches(name, list(existing), n=1, cutoff=0.54):
-            return near[0]
-    return None
-
-
-def _listed(names: Mapping[str, Any] | Sequence[str]) -> str:
-    """The names, shortened where there are many; names only, for what the columns hold may be private."""
-    shown = list(names)[:MOST_NAMED]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return (", ".join(shown) or "none") + more
+def _transposed(turns: dict[str, Any]) -> object:
+    """A list of turns, where `datasets` kept it as one list a key; else what was given."""
+    lists = list(turns.values())
+    if not lists or not all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
+        return turns
+    return [dict(zip(turns, values, strict=True)) for values in zip(*lists, strict=True)]
 
 
 def _text(value: object, what: str, where: str) -> str:
@@ -149,7 +186,21 @@ def _text(value: object, what: str, where: str) -> str:
 def _role(speaker: object, roles: Mapping[str, Role], where: str, key: str) -> Role:
     if not isinstance(speaker, str):
         raise UserError(f"{where}: who speaks is {kind(speaker)}, not a name; mend the row")
+    return role_of(speaker, roles, where, key)
+
+
+def role_of(speaker: str, roles: Mapping[str, Role], where: str, key: str) -> Role:
+    """The role of a speaker's name: what the recipe says, the usual one, or that of anyone.
+
+    Raises:
+        UserError: It has none.
+    """
     role = roles.get(speaker) or ROLES.get(speaker.strip().casefold()) or roles.get(ANYONE)
+    if role is None and len(speaker) > LONGEST_SPEAKER:
+        raise UserError(
+            f"{where}: who speaks is a text of {len(speaker):,} characters; name the column that says it with "
+            f"{key}.columns.role=…"
+        )
     if role is None:
         raise UserError(
             f"{where}: the speaker '{speaker}' has no role; give it one (system, user, assistant) with "
