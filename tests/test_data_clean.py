@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shridhar_ft.config import SPECIAL_TOKENS, Clean
+from shridhar_ft.data import clean as cleaning
 from shridhar_ft.data.clean import ALWAYS_ON, STEPS, clean_text
 from shridhar_ft.data.contents import drop_contents
 from shridhar_ft.data.front_matter import drop_front_matter
@@ -54,6 +55,28 @@ def test_a_soft_hyphen_between_letter_and_mark_does_not_prevent_the_letter():
     assert clean_text("и\xad\u0306", Clean(), is_book=False).text == "й"
 
 
+MARKS = "\u0304\u0323\u0307\u0301\u0303"
+sanskrit = st.lists(
+    st.one_of(
+        st.builds("{}{}".format, st.sampled_from("рщжсукаинмтдхлРКШ"), st.sampled_from(MARKS)),
+        st.sampled_from([" ", "\n", "-", "-\n", "\xad", ", ", ".\n", "и ", "12", "\x0c", "Шри "]),
+    ),
+    max_size=80,
+)
+
+
+@given(sanskrit)
+def test_no_step_takes_a_mark_from_its_letter(parts):
+    text = "".join(parts)
+
+    def marked(some):
+        parts = unicodedata.normalize("NFD", some.replace("\xad", ""))
+        return [parts[at - 1 : at + 1] for at, one in enumerate(parts) if one in MARKS]
+
+    for is_book in (True, False):
+        assert marked(clean_text(text, Clean(mojibake=True), is_book).text) == marked(text)
+
+
 def test_joiners_that_shape_letters_and_emoji_stay():
     text = "क्\u200dष 👨\u200d👩\u200d👧"
     assert clean_text(text, Clean(), is_book=False).text == text
@@ -81,6 +104,34 @@ def test_lengths_balance_and_cleaning_again_changes_nothing(text, is_book):
     assert len(text) - sum(cleaned.shortened.values()) == len(cleaned.text)
     assert clean_text(cleaned.text, Clean(), is_book).text == cleaned.text
     cleaned.text.encode()
+
+
+@given(
+    st.text(
+        st.one_of(
+            st.sampled_from(" \n.<&>|@/+78()-;\t\xa0\xad\u0301\u200b\x0cіé"), st.sampled_from("абВЁ«»—abcZ0123456789")
+        )
+    )
+)
+def test_the_short_way_for_plain_messages_changes_no_result(text):
+    quick = clean_text(text, Clean(), is_book=False)
+    if cleaning._is_plain(text):
+        assert quick.text == text
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cleaning, "_is_plain", lambda text: False)
+        assert clean_text(text, Clean(), is_book=False) == quick
+
+
+def test_examples_are_collected_where_asked_for():
+    text = "\n".join(f"спо\xadкойный {n}\xa0раз" for n in range(9))
+    cleaned = clean_text(text, Clean(), is_book=True, examples=5)
+    assert {step: len(shown) for step, shown in cleaned.examples.items()} == {"soft_hyphens": 5, "spaces": 5}
+    assert cleaned.examples["soft_hyphens"][2].line == 3
+    assert clean_text(text, Clean(), is_book=True).examples == {}
+
+
+def test_a_form_feed_beside_a_line_end_adds_none():
+    assert clean_text("а\n\x0c\nб\x0cв\n\n\x0cг", Clean(), is_book=False).text == "а\nб\nв\n\nг"
 
 
 # ---------------------------------------------------------------------------------------------- contents
@@ -165,5 +216,5 @@ def test_books_lose_contents_and_front_matter_and_dialogues_do_not():
     cleaned = clean_text(text, Clean(), is_book=True)
     assert cleaned.text == f"Путь\n\n{PROSE.strip()}"
     assert set(cleaned.shortened) == {"contents", "front_matter"}
-    assert clean_text(text, Clean(), is_book=False).text == text
+    assert clean_text(text, Clean(pii=False), is_book=False).text == text
     assert clean_text(text, Clean(contents=False, front_matter=False), is_book=True).text == text

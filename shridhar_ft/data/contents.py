@@ -65,7 +65,7 @@ def _title(line: str, times: Mapping[str, int]) -> str | None:
     """The title of an entry without its page number; None for a line that is no entry."""
     if len(line) > LONGEST_ENTRY:
         return None
-    if match := _LEADERS.fullmatch(line):
+    if line[-1].isdigit() and (match := _LEADERS.fullmatch(line)):
         return match["title"]
     speech = line[0] in "—–-"
     if times[_key(line)] > 1 and any(map(str.isalnum, line)) and not speech:
@@ -81,7 +81,9 @@ def _run_of_leaders(lines: Sequence[str], start: int) -> list[int]:
     """Indices of consecutive lines from `start` on that end in leaders and a page number."""
     found: list[int] = []
     for index in range(start, len(lines)):
-        if len(lines[index]) > LONGEST_ENTRY or not _LEADERS.fullmatch(lines[index].strip()):
+        line = lines[index].strip()
+        # A digit at the end is the cheap half of the pattern, which costs the square of a line's length.
+        if len(line) > LONGEST_ENTRY or not line[-1:].isdigit() or not _LEADERS.fullmatch(line):
             break
         found.append(index)
     return found

@@ -1,6 +1,10 @@
 """Small helpers on the lines of a book that more than one cleaning step needs."""
 
 from collections.abc import Collection, Sequence
+from itertools import pairwise
+
+_SENTENCE_ENDS = ("", *'.!?…:;»”")]*')  # and no text at all
+_HYPHENS = "-\u2010\xad"
 
 
 def without_lines(lines: Sequence[str], dropped: Collection[int]) -> str:
@@ -27,3 +31,27 @@ def without_lines(lines: Sequence[str], dropped: Collection[int]) -> str:
     while after_a_gap and kept and not kept[-1].strip():
         kept.pop()
     return "\n".join(kept)
+
+
+def is_hard_wrapped(lines: Sequence[str]) -> bool:
+    """Whether a paragraph goes over several lines, rather than one paragraph a line.
+
+    Args:
+        lines: The lines of a text.
+
+    Returns:
+        True if, of the lines of three words or more, at least a fifth breaks off within a sentence and is followed
+        by one that goes on in lower case.
+    """
+    long = broken = 0
+    for line, following in pairwise(lines):
+        if line.count(" ") >= 2 and line[-1] not in _HYPHENS:  # a divided word may stand at a page's end too
+            long += 1
+            broken += breaks_off(line, following)
+    return 5 * broken >= long if broken else False
+
+
+def breaks_off(line: str, following: str) -> bool:
+    """Whether a sentence goes on in the following line: no sentence ends, and a lower-case letter comes next."""
+    line, following = line.rstrip(), following.lstrip()
+    return line[-1:] not in _SENTENCE_ENDS and following[:1].islower()
