@@ -77,3 +77,14 @@ def test_a_hundred_thousand_conversations_take_a_moment():
     assert time.perf_counter() - started < 10  # seconds; looking at every window each time takes minutes
     assert sum(map(size, windows)) == sum(lengths)
     assert len(windows) <= sum(lengths) / 108_000 * 1.01 + 1
+
+
+def test_chapters_of_a_shelf_fill_their_windows_best_fit():
+    draw = random.Random(108)
+    # Blocks of some 1,300 tokens, of which a chapter has one and more; a few chapters outgrow the window.
+    lengths = []
+    while sum(lengths) < 15_000_000:
+        blocks = 1 + int(draw.expovariate(0.6))
+        lengths.append(sum(max(50, int(draw.gauss(1300, 350))) for _ in range(blocks)))
+    windows = pack(lengths, 8192)
+    assert sum(lengths) >= 0.97 * 8192 * len(windows)

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shridhar_ft.data.windows import IGNORED, Encoded, cut_conversation, load_windows, pack_windows, save_windows
+from shridhar_ft.data import windows
+from shridhar_ft.data.windows import IGNORED, Encoded, cut_conversation, load_windows, save_windows
+
+
+def pack_windows(*arguments, **named):
+    """Rows as arrays, and the ledger."""
+    table, ledger = windows.pack_windows(*arguments, **named)
+    return [{name: np.array(value) for name, value in row.items()} for row in table.to_pylist()], ledger
 
 
 def encoded(length: int, start: int = 0, learned: bool = True) -> Encoded:
@@ -41,6 +48,45 @@ def test_a_long_book_fills_windows_in_order() -> None:
     rows, ledger = pack_windows([encoded(25)], 10, "x")
     assert [row["input_ids"].tolist() for row in rows] == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
     assert ledger.as_dict()["reasons"]["masked"] == {"x": 0, "opens a piece": 3}
+
+
+@given(st.lists(st.integers(1, 60), max_size=20), st.integers(8, 40), st.sampled_from(["split", "drop"]))
+def test_kept_tokens_stand_once_and_in_order_and_dropped_ones_are_counted(lengths, context, overlong) -> None:
+    starts = np.cumsum([0, *lengths])
+    documents = [encoded(length, start) for length, start in zip(lengths, starts[:-1], strict=True)]
+    rows, ledger = pack_windows(documents, context, "x", overlong)
+    assert ledger.balanced and ledger.came_in == sum(lengths)
+    kept = [d for d in documents if len(d.ids) <= context or overlong == "split"]
+    found = [int(token) for row in rows for token in row["input_ids"]]
+    assert sorted(found) == [int(token) for document in kept for token in document.ids]
+    assert sum(ledger.dropped.values()) == sum(lengths) - len(found)
+    for row in rows:
+        assert len(row["input_ids"]) <= context
+        for piece in np.split(row["input_ids"], np.cumsum(row["lengths"])[:-1]):
+            assert (np.diff(piece) == 1).all()  # runs on inside its document
+            assert len({int(np.searchsorted(starts, token, "right")) for token in piece}) == 1
+
+
+def test_a_document_longer_than_the_window_is_dropped_only_when_asked(tmp_path: Path) -> None:
+    documents = [encoded(25), encoded(10, 100), encoded(4, 200)]
+    rows, ledger = pack_windows(documents, 10, "x", "drop")
+    assert [row["input_ids"].tolist() for row in rows] == [list(range(100, 110)), list(range(200, 204))]
+    assert ledger.as_dict()["reasons"]["dropped"] == {"document longer than the window": 25}
+    assert pack_windows(documents, 10, "x")[1].as_dict()["dropped"] == 0
+    for overlong, count in (("split", 4), ("drop", 2)):
+        save_windows(tmp_path / "windows", documents, 10, "x", "one", overlong)
+        rows, stored = load_windows(tmp_path / "windows")
+        assert len(rows) == stored["windows"] == count
+    assert stored["filled"] == 0.7 and stored["dropped"] == 25
+
+
+def test_windows_put_together_in_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [encoded(length, 100 * length) for length in range(1, 40)]
+    at_once = windows.pack_windows(documents, 16, "x")
+    monkeypatch.setattr(windows, "BATCH_TOKENS", 50)
+    in_batches = windows.pack_windows(documents, 16, "x")
+    assert in_batches[0].column(0).num_chunks > 5
+    assert in_batches[0].to_pylist() == at_once[0].to_pylist() and in_batches[1] == at_once[1]
 
 
 def encode(messages: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,17 +8,24 @@ of its own document stands before it.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from shridhar_ft.data.pack import pack
+from shridhar_ft.data.pack import Piece, pack
 from shridhar_ft.runfolder import fingerprint, publishing, read_json, write_json
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 IGNORED = -100  # what torch's cross-entropy leaves out
+COLUMNS = ("input_ids", "labels", "lengths")
+BATCH_TOKENS = 1 << 24  # tokens put together at once: bounds the copies, and Arrow counts a batch in 32 bits
+OVERLONG = "document longer than the window"
+
+Overlong = Literal["split", "drop"]
+"""What becomes of a document that is longer than the window."""
 
 EncodeDialogue = Callable[[list[dict[str, str]]], tuple[np.ndarray, np.ndarray]]
 """Turns in; token ids and the assistant's mask out."""
@@ -63,65 +70,97 @@ class Ledger:
 
 
 def pack_windows(
-    documents: Sequence[Encoded], context: int, why_masked: str
-) -> tuple[list[dict[str, np.ndarray]], Ledger]:
-    """Pack documents into windows of at most `context` tokens; every token lands in exactly one of them.
+    documents: Sequence[Encoded], context: int, why_masked: str, overlong: Overlong = "split"
+) -> tuple["pa.Table", Ledger]:
+    """Pack documents into windows of at most `context` tokens; every token that is kept lands in exactly one of them.
 
     Args:
-        documents: Encoded documents; one that is longer than the window is continued in the next.
+        documents: Encoded documents.
         context: Window length in tokens.
         why_masked: Reason that the ledger gives for tokens that are not learned, e.g. `not the assistant's`.
+        overlong: Whether a document longer than the window is continued in the next one, or dropped.
 
     Returns:
-        Window rows and the ledger.
+        Window rows, and the ledger.
     """
+    import pyarrow as pa
+
     cut = sum(document.cut for document in documents)
     ledger = Ledger(
         came_in=sum(len(document.ids) for document in documents) + cut,
         masked={why_masked: 0, "opens a piece": 0},
         truncated={"one exchange is longer than the window": cut},
     )
-    rows = []
-    for window in pack([len(document.ids) for document in documents], context):
-        ids = np.concatenate([documents[piece.document].ids[piece.start : piece.stop] for piece in window])
-        learned = np.concatenate([documents[piece.document].learned[piece.start : piece.stop] for piece in window])
-        lengths = np.array([piece.stop - piece.start for piece in window], dtype=np.int32)
-        opens = np.zeros(len(ids), dtype=bool)
-        opens[np.cumsum(lengths) - lengths] = True
-        labels = np.where(learned & ~opens, ids, IGNORED).astype(np.int32)
-        ledger.trained += int((labels != IGNORED).sum())
-        ledger.masked[why_masked] += int((~learned).sum())
-        ledger.masked["opens a piece"] += int((learned & opens).sum())
-        rows.append({"input_ids": ids, "labels": labels, "lengths": lengths})
-    return rows, ledger
+    if overlong == "drop":
+        ledger.dropped[OVERLONG] = sum(len(d.ids) for d in documents if len(d.ids) > context)
+        documents = [document for document in documents if len(document.ids) <= context]
+    windows = pack([len(document.ids) for document in documents], context)
+    at_once = max(1, BATCH_TOKENS // context)
+    batches = [
+        _window_rows(documents, windows[start : start + at_once], why_masked, ledger)
+        for start in range(0, len(windows), at_once)
+    ]
+    return pa.Table.from_batches(batches, pa.schema([(name, pa.list_(pa.int32())) for name in COLUMNS])), ledger
 
 
-def save_windows(folder: Path, documents: Iterable[Encoded], context: int, why_masked: str, made_from: str) -> None:
+def _window_rows(
+    documents: Sequence[Encoded], windows: Sequence[Sequence[Piece]], why_masked: str, ledger: Ledger
+) -> "pa.RecordBatch":
+    """Rows of some windows, put together as flat arrays and cut by offsets; their tokens are booked."""
+    import pyarrow as pa
+
+    pieces = [piece for window in windows for piece in window]
+    ids = np.concatenate([documents[piece.document].ids[piece.start : piece.stop] for piece in pieces])
+    learned = np.concatenate([documents[piece.document].learned[piece.start : piece.stop] for piece in pieces])
+    lengths = np.array([piece.stop - piece.start for piece in pieces], dtype=np.int32)
+    ends = np.cumsum(lengths)
+    opens = np.zeros(len(ids), dtype=bool)
+    opens[ends - lengths] = True
+    labels = np.where(learned & ~opens, ids, np.int32(IGNORED))
+    ledger.trained += int((labels != IGNORED).sum())
+    ledger.masked[why_masked] += int((~learned).sum())
+    ledger.masked["opens a piece"] += int((learned & opens).sum())
+    piece_offsets = np.cumsum([0, *map(len, windows)], dtype=np.int32)
+    token_offsets = np.concatenate([[0], ends])[piece_offsets].astype(np.int32)
+    flat = ((token_offsets, ids), (token_offsets, labels), (piece_offsets, lengths))
+    return pa.RecordBatch.from_arrays([pa.ListArray.from_arrays(*column) for column in flat], names=COLUMNS)
+
+
+def save_windows(
+    folder: Path,
+    documents: Iterable[Encoded],
+    context: int,
+    why_masked: str,
+    made_from: str,
+    overlong: Overlong = "split",
+) -> None:
     """Pack documents into a `datasets` folder of windows, with its ledger; kept if it is there for the same inputs.
 
     Args:
         folder: Where it goes.
-        documents: Encoded documents (held in memory: 5 bytes a token).
+        documents: Encoded documents (held in memory: 5 bytes a token, and 13 more while they are packed).
         context: Window length in tokens.
         why_masked: See `pack_windows`.
         made_from: Fingerprint of what the documents are.
+        overlong: See `pack_windows`.
     """
-    from datasets import Dataset, Features, List, Value
-
-    wanted = fingerprint(made_from, context)
+    wanted = fingerprint(made_from, context, *([overlong] if overlong != "split" else []))
     if (folder / "ledger.json").is_file() and read_json(folder / "ledger.json")["fingerprint"] == wanted:
         return
-    rows, ledger = pack_windows(list(documents), context, why_masked)
+    from datasets import Dataset
+
+    rows, ledger = pack_windows(list(documents), context, why_masked, overlong)
     assert ledger.balanced, f"the packing lost tokens: {ledger}"
-    columns = Features({name: List(Value("int32")) for name in ("input_ids", "labels", "lengths")})
+    held = ledger.came_in - sum(ledger.truncated.values()) - sum(ledger.dropped.values())
+    filled = round(held / (len(rows) * context), 4) if len(rows) else 0.0
     with publishing(folder) as temporary:
-        table = {name: [row[name] for row in rows] for name in columns}
-        Dataset.from_dict(table, features=columns).save_to_disk(temporary, num_shards=1)  # one, even when empty
-        write_json(temporary / "ledger.json", {"fingerprint": wanted, "windows": len(rows), **ledger.as_dict()})
+        Dataset(rows).save_to_disk(temporary, num_shards=1)  # one, even when empty
+        written = {"fingerprint": wanted, "windows": len(rows), "filled": filled, **ledger.as_dict()}
+        write_json(temporary / "ledger.json", written)
 
 
 def load_windows(folder: Path) -> tuple["Dataset", dict[str, Any]]:
-    """The windows that `save_windows` left, memory-mapped, and their ledger."""
+    """The windows that `save_windows` left, memory-mapped, and their ledger (`filled`: share of the positions)."""
     from datasets import load_from_disk
 
     return load_from_disk(str(folder)), read_json(folder / "ledger.json")
