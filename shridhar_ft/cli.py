@@ -25,7 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Build a run's data.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Look at sources, compare cleaning, build a run's data.", no_args_is_help=True, rich_markup_mode=None
+)
 tokenizer_app = typer.Typer(help="Train a run's tokenizer.", no_args_is_help=True, rich_markup_mode=None)
 recipe_app = typer.Typer(help="Check a recipe, or print its schema.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data", epilog="Example: shridhar-ft data build recipes/demo")
@@ -129,9 +131,55 @@ def data_build(recipe: RecipeArgument, overrides: Overrides = None, as_json: Jso
     run, _ = _prepared(recipe, overrides)
     from shridhar_ft.runfolder import read_json
 
-    ledger = read_json(run.data / "receipts" / "ledger.json")
-    split = read_json(run.data / "receipts" / "split.json")
-    answer(as_json, {"run": str(run.root), "ledger": ledger, "split": split}, [f"the data are in {run.data}"])
+    receipts = {name: read_json(run.data / "receipts" / f"{name}.json") for name in ("ledger", "split")}
+    verdict = read_json(run.data / "verdict.json")
+    judged = [*verdict["stages"], *([{"name": "sft", **verdict["sft"]}] if verdict["sft"] else [])]
+    answer(
+        as_json,
+        {"run": str(run.root), **receipts, "verdict": verdict},
+        [
+            *(f"{part['name']}: {' '.join([part['verdict'], *part['notes']])}" for part in judged),
+            *verdict["notes"],
+            f"the data are in {run.data}, and what became of them in {run.data}/report.html",
+        ],
+    )
+
+
+@data_app.command("inspect", epilog="Example: shridhar-ft data inspect my/books my/dump.sql.gz")
+def data_inspect(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders, or globs.")],
+    no_samples: Annotated[bool, typer.Option("--no-samples", help="Show no text of the sources.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look before anything is built: formats, encodings, tables, columns, samples, a mapping to paste."""
+    from shridhar_ft.data.inspect import inspect
+    from shridhar_ft.data.inspect_view import lines
+
+    found = inspect(paths, samples=not no_samples)
+    answer(as_json, found, list(lines(found)))
+
+
+@data_app.command("diff", epilog="Example: shridhar-ft data diff my/books/book.txt mojibake=true --step page_numbers")
+def data_diff(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A book.")],
+    switches: Annotated[
+        list[str] | None, typer.Argument(metavar="[STEP=true|false]...", help="Cleaning steps, as under data.clean.")
+    ] = None,
+    step: Annotated[str | None, typer.Option(help="Show this step only.")] = None,
+    most: Annotated[int, typer.Option(min=1, help="Changes shown of each step.")] = 10,
+    encoding: Annotated[str, typer.Option(help="Encoding of a plain text.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show what each cleaning step does to a book, before and after, in colour."""
+    from rich.console import Console
+
+    from shridhar_ft.data.diff import render, show
+
+    shown = show(file, switches or [], step, most, encoding)
+    if as_json:
+        answer(True, shown)
+    else:
+        render(shown, Console(highlight=False))
 
 
 @tokenizer_app.command("train", epilog="Example: shridhar-ft tokenizer train recipes/demo")

@@ -199,7 +199,7 @@ class Duplicates(Section):
     threshold: float = Field(0.8, ge=0.5, le=1)
     """From which Jaccard similarity on two are alike (0 to 1)."""
     min_words: int = Field(13, ge=5)
-    """Shorter passages and conversations repeat by nature and stay (words)."""
+    """Shorter passages repeat by nature and stay, and of shorter conversations only exact duplicates go (words)."""
 
 
 class Split(Section):

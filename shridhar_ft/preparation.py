@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.config import Recipe, dump_recipe
 from shridhar_ft.data import build as data
-from shridhar_ft.data.split import SPLITS
-from shridhar_ft.documents import book_documents, dialogue_documents, long_text
+from shridhar_ft.documents import long_text
 from shridhar_ft.errors import UserError
 from shridhar_ft.model.build import base_config
 from shridhar_ft.progress import hush_libraries
-from shridhar_ft.runfolder import PART, Run, read_json, record_recipe, write_json
+from shridhar_ft.report.data_page import write_data_page
+from shridhar_ft.runfolder import Run, read_json, record_recipe, write_json
+from shridhar_ft.sufficiency import write_verdict
 from shridhar_ft.tokenizer import ensure_tokenizer
 
 if TYPE_CHECKING:
@@ -31,33 +32,24 @@ def prepare(recipe: Recipe, run: Run, say: Callable[[str], None]) -> "PreTrained
     data.ensure(recipe, run, say)
     tokenizer = ensure_tokenizer(recipe, run, say)
     record_recipe(run, dump_recipe(recipe), recipe.seed)
-    count_tokens(recipe, run, tokenizer)
-    check_windows(recipe, run, tokenizer)
+    check_windows(recipe, tokenizer, judge(recipe, run, tokenizer))
     return tokenizer
 
 
-def count_tokens(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """Add the tokens of each split to the data ledger, once for each tokenizer.
+def judge(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+    """Count the tokens, judge whether they suffice, and write verdict.json, the ledger's tokens, and the data's page.
 
     The whole account (in = trained + masked + truncated + dropped) of a training part is in that part's ledger
     receipt, since it hangs on the window.
     """
-    ledger = run.data / "receipts" / "ledger.json"
-    receipt = read_json(ledger)
-    made_from = read_json(run.tokenizer / PART)["fingerprint"]
-    context = window_of_sft(recipe)
-    made_from = f"{made_from}-{context}"  # a conversation longer than the window is counted in parts
-    if receipt["measured"].get("tokens", {}).get("tokenizer") != made_from:
-        counted: dict[str, Any] = {
-            split: {
-                "books": sum(len(d.ids) for d in book_documents(run, tokenizer, split)),
-                "dialogues": sum(len(d.ids) for d in dialogue_documents(run, tokenizer, split, context, True)),
-            }
-            for split in SPLITS
-        }
-        receipt["measured"]["tokens"] = {"tokenizer": made_from, **counted}
-        write_json(ledger, receipt)
-    return receipt["measured"]["tokens"]
+    verdict = write_verdict(recipe, run, tokenizer, window_of_sft(recipe))
+    file = run.data / "receipts" / "ledger.json"
+    ledger = read_json(file)
+    if ledger["measured"].get("tokens") != verdict["tokens"]:
+        ledger["measured"]["tokens"] = verdict["tokens"]
+        write_json(file, ledger)
+    write_data_page(run)
+    return verdict
 
 
 def window_of_sft(recipe: Recipe) -> int:
@@ -66,16 +58,23 @@ def window_of_sft(recipe: Recipe) -> int:
     return own or recipe.last_context or int(base_config(recipe.model).max_position_embeddings)
 
 
-def check_windows(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Refuse a train split, or a long text, that does not fill one window of the longest stage."""
-    counted = read_json(run.data / "receipts" / "ledger.json")["measured"]["tokens"]
+def check_windows(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", judged: dict[str, Any]) -> None:
+    """Refuse a train split, or a long text, that does not fill one window of the longest stage.
+
+    Args:
+        recipe: The recipe.
+        tokenizer: The run's.
+        judged: What `judge` returned.
+    """
     for index, stage in enumerate(recipe.stages):
-        if counted["train"]["books"] < stage.context:
+        held, dropped = (judged["stages"][index][key] for key in ("tokens", "dropped"))
+        if held < stage.context:
             raise UserError(
                 f"stages.{index}.context: one window of stage '{stage.name}' is {stage.context} tokens and the train "
-                f"split of the books has {counted['train']['books']}; add books, or shorten the context"
+                f"split of the books has {held}{f' after overlong: drop took {dropped}' if dropped else ''}; "
+                "add books, or shorten the context"
             )
-    if recipe.sft and not counted["train"]["dialogues"]:
+    if recipe.sft and not judged["tokens"]["train"]["dialogues"]:
         raise UserError("data.dialogues: no conversation is left in the train split; add dialogues, or drop sft")
     if recipe.eval.long_text:
         held, needed = len(long_text(recipe, tokenizer)), measured_context(recipe)

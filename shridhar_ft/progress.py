@@ -3,11 +3,22 @@
 import sys
 import time
 import warnings
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
 
 console = Console(stderr=True, highlight=False)
 
@@ -35,6 +46,38 @@ def hush_libraries() -> None:
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
     # The embeddings of new tokens are in the adapter because attach() put them there.
     warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`", module="peft")
+
+
+EVERY = 15  # seconds between lines where there is no terminal
+
+
+def counted(items: Iterable[T], what: str) -> Iterator[T]:
+    """Pass items on and tell how many went by: live on a terminal, a line every quarter of a minute elsewhere.
+
+    Args:
+        items: What is read.
+        what: Its name in the plural, e.g. `data.dialogues.0: conversations`.
+    """
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.completed:,.0f}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    task = bar.add_task(what, total=None)
+    number, told = 0, time.monotonic()
+    with bar:
+        for item in items:
+            yield item
+            number += 1
+            if number % 256 == 0:
+                bar.update(task, completed=number)
+                if not console.is_terminal and time.monotonic() - told > EVERY:
+                    say(f"{what}: {number:,} so far")
+                    told = time.monotonic()
 
 
 class TrainingProgress:

@@ -58,12 +58,16 @@ def stage_part(recipe: Recipe, run: Run, index: int, tokenizer: "PreTrainedToken
         tuning=tuning,
         context=stage.context,
         stage_index=index,
-        documents=partial(book_documents, run, tokenizer),
+        documents=partial(book_documents, run, tokenizer, packing=stage.packing),
+        overlong=stage.overlong if stage.packing == "documents" else "split",
         why_masked="not learned",
         start=start,
         continues_adapter=bool(before) and tuning.method == "lora",
         came_from=before,
-        made_from=_made_from(recipe, run, tuning, before, [stage.context, rope.rope.model_dump(), rope.context]),
+        made_from=_made_from(
+            *(recipe, run, tuning, before),
+            [stage.context, stage.packing, stage.overlong, rope.rope.model_dump(), rope.context],
+        ),
     )
 
 

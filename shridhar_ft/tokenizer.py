@@ -232,8 +232,8 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 def split_texts(run: Run, split: SplitName) -> Iterator[str]:
     """Every text of a split: chapter blocks of books, then what is said in dialogues."""
     dataset = load_split(run, split)
-    for _, blocks in works(dataset):
-        yield from blocks
+    for work in works(dataset):
+        yield from (block.text for block in work.blocks)
     for _, messages in conversations(dataset):
         yield from (message["content"] for message in messages)
 

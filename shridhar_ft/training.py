@@ -26,7 +26,7 @@ from shridhar_ft.adapters import Weights, adapter_hash, attach, load_weights
 from shridhar_ft.checkpoint import newest_whole, step_of
 from shridhar_ft.config import Recipe, Tuning
 from shridhar_ft.data.split import SPLITS, SplitName
-from shridhar_ft.data.windows import Encoded, load_windows, save_windows
+from shridhar_ft.data.windows import Encoded, Overlong, load_windows, save_windows
 from shridhar_ft.documents import long_text
 from shridhar_ft.errors import Resumable, UserError
 from shridhar_ft.model.build import attention_choice, build_model, safetensors_hash, stage_config, weights_hash
@@ -83,6 +83,8 @@ class TrainingPart:
     """part.json of the part before; {} for the first."""
     made_from: str
     """Fingerprint of everything that its weights hang on."""
+    overlong: Overlong = "split"
+    """What becomes of a document that is longer than the window."""
     handed_over: Callable[["PreTrainedTokenizerBase"], None] | None = None
     """Further receipts of this kind of part, written before training."""
 
@@ -112,11 +114,12 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     with state.main_process_first():
         for split in SPLITS[:2]:
             folder = part.folder / "windows" / split
-            save_windows(folder, part.documents(split), part.context, part.why_masked, part.made_from)
+            save_windows(folder, part.documents(split), part.context, part.why_masked, part.made_from, part.overlong)
     train_windows, ledger = load_windows(part.folder / "windows" / "train")
     validation_windows, _ = load_windows(part.folder / "windows" / "validation")
     tell(
-        f"{part.name}: {ledger['in']:,} tokens in {ledger['windows']:,} windows of {part.context:,}: "
+        f"{part.name}: {ledger['in']:,} tokens in {ledger['windows']:,} windows of {part.context:,}, "
+        f"{ledger['filled']:.1%} full: "
         f"{ledger['trained']:,} trained, {ledger['masked']:,} masked, {ledger['truncated'] + ledger['dropped']:,} lost"
     )
     receipts = Receipts(part.folder / "receipts", to_disk=state.is_main_process)

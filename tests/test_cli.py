@@ -13,6 +13,8 @@ COMMANDS = [
     ["run"],
     ["data"],
     ["data", "build"],
+    ["data", "diff"],
+    ["data", "inspect"],
     ["tokenizer"],
     ["tokenizer", "train"],
     ["recipe"],
@@ -81,7 +83,11 @@ STAGES = "stages=[{name: a, context: 512}, {name: b, context: 64}]"
 BAD = {
     "missing folder": (lambda f: ["data.books.paths=nowhere"], ["data.books.paths", "nowhere"]),
     "empty folder": (empty, ["data.books.paths", "holds no *.txt"]),
-    "not UTF-8": (lambda f: [books(f, PROSE.encode("cp1251"))], ["one.txt", "byte 0", "data.books.encoding="]),
+    "no text": (lambda f: [books(f, bytes(range(256)) * 40)], ["one.txt", "it is no text", "data.books"]),
+    "two encodings": (
+        lambda f: [books(f, PROSE.encode() + PROSE.encode("cp1251"))],
+        ["one.txt", "byte", "data.books.encoding="],
+    ),
     "broken JSON line": (lambda f: dialogues(f, ANSWERED + '{"messages": [\n'), ["d.jsonl:2"]),
     "no assistant": (lambda f: dialogues(f, ASKED * 3), ["data.dialogues.0", "assistant"]),
     "unknown key": (lambda f: ["train.learning_rat=1"], ["train.learning_rat", "'learning_rate'"]),

@@ -21,7 +21,7 @@ from shridhar_ft.runfolder import Run, read_json
 from shridhar_ft.shipped import shipped
 
 DEMO = shipped("recipes/demo/data")
-COLUMNS = ["source", "id", "work", "text", "messages"]
+COLUMNS = ["source", "id", "work", "text", "messages", "title", "author", "chapter"]
 
 
 def recipe(books=None, dialogues=(), **data):
@@ -48,7 +48,10 @@ def write_book(path, chapters=30, paragraphs=8):
 def write_dialogues(path, count=120, mark=""):
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [
-        {"instruction": f"Вопрос {mark}{n} о пути", "output": f"Ответ {mark}{n} " + "и ещё слово " * (n % 7)}
+        {
+            "instruction": f"Вопрос {mark}{n} о пути",
+            "output": f"Ответ {mark}{n}" + "".join(f" слово{n}{mark.strip()}{k}" for k in range(3 * (n % 7))),
+        }
         for n in range(count)
     ]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -146,8 +149,8 @@ def test_works_and_conversations_come_in_reading_order(tmp_path, run):
     for split in SPLITS:
         rows = load_split(run, split)
         found = list(works(rows))
-        assert [work for work, _ in found] == ["a", "b"]
-        assert [block for _, blocks in found for block in blocks] == [text for text in rows["text"] if text]
+        assert [work.name for work in found] == ["a", "b"]
+        assert [block.text for work in found for block in work.blocks] == [text for text in rows["text"] if text]
         for work in "ab":
             ids = [row["id"] for row in rows if row["work"] == work]
             assert ids == sorted(ids)
@@ -235,7 +238,7 @@ def test_exact_duplicates_are_dropped_across_files_and_counted(tmp_path, run):
     first, second = write_dialogues(tmp_path / "a.jsonl"), write_dialogues(tmp_path / "b.jsonl", count=150)
     said = []
     report = build(recipe(dialogues=[first, second]), run, said.append)["dialogues"]
-    assert report["dialogues"] == {"in": 270, "kept": 150, "dropped": {"duplicate": 120}, "turns": {}}
+    assert report["dialogues"] == {"in": 270, "kept": 150, "dropped": {"duplicate": 120}, "turns": {}, "found": {}}
     assert [file["rows"] for file in report["files"]] == [120, 30]
     assert report["characters"]["removed"]["duplicate"] > 1000
     assert "dialogues dropped: 120 duplicate" in "\n".join(said)
@@ -254,7 +257,7 @@ def test_runs_of_13_words_that_train_shares_are_counted(tmp_path, run):
     common = " ".join(f"слово{n}" for n in range(RUN + 2))
     rows = [{"instruction": f"Вопрос {n}", "output": f"Ответ {n}: {common}"} for n in range(200)]
     (tmp_path / "d.json").write_text(json.dumps(rows))
-    build(recipe(dialogues=[tmp_path / "d.json"]), run, silent)
+    build(recipe(dialogues=[tmp_path / "d.json"], split={"decontaminate": False}), run, silent)
     found = read_json(run.data / "receipts" / "split.json")["measured"]["dialogues"]
     # Three runs lie within the common words; the others hold a number of their own.
     for split in ("validation", "test"):

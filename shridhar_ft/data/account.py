@@ -1,52 +1,124 @@
-"""Keeps the account of a build: what each source brought, lost and kept; the report, the receipts, the lines said."""
+"""Keeps the account of a build: what each source brought, lost and kept."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shridhar_ft import config
 from shridhar_ft.data.ledger import Ledger
-from shridhar_ft.data.measure import KINDS, Kind, Size, shares
-from shridhar_ft.data.split import SPLITS, SplitName, allowance
-from shridhar_ft.errors import UserError
-from shridhar_ft.receipts import write_receipt
+from shridhar_ft.data.measure import Kind
 
-UNITS_NAMED: dict[Kind, str] = {"books": "chapter blocks", "dialogues": "conversations"}
-FEWEST_JUDGED = 40  # units: below, a tenth is a handful, and no draw can meet it
-TOLERANCE = 0.03  # of the characters of a kind
+if TYPE_CHECKING:
+    from shridhar_ft.data.clean import Cleaned
+    from shridhar_ft.data.decontaminate import Decontaminated
+    from shridhar_ft.data.duplicates import Repeats
 
-Sizes = Mapping[Kind, Mapping[SplitName, Size]]
-SharedRuns = Mapping[Kind, Mapping[SplitName, Mapping[str, int]]]
+EXAMPLES = 10  # of each step, in the report
+
+Example = dict[str, str]
+"""before, after, where."""
 
 
 @dataclass
 class SourceAccount:
-    """One file's part of the account."""
+    """One file's part of the account (a dump in parts is one file)."""
 
     kind: Kind
     source: str
     ledger: Ledger = field(default_factory=Ledger)
+    notes: list[str] = field(default_factory=list)
+    """What reading it showed: format, encoding."""
+    rows: int = 0
+    """Rows read, where one row is one turn or one text."""
+    rows_dropped: Counter[str] = field(default_factory=Counter)
+    """Rows dropped before they became a turn, by reason."""
     dialogues_in: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """Whole dialogues dropped, by reason."""
     turns: Counter[str] = field(default_factory=Counter)
     """Turns dropped or merged, by reason."""
+    found: Counter[str] = field(default_factory=Counter)
+    """Things that a step looked for and found, e.g. telephone numbers."""
+    decontaminated: Counter[str] = field(default_factory=Counter)
+    """Sentences, blocks, exchanges, conversations that decontamination took out or moved."""
+    pieces: int = 0
+    """Blocks or conversations that are kept at the end."""
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+    """Of books: what each step changed, before and after. Dialogues are private."""
     units: list[int] = field(default_factory=list)
-    """Characters of each block or conversation that was kept: one group of the split's draw."""
+    """Characters of each block or conversation that was drawn and kept."""
+    allowances: list[float] = field(default_factory=list)
+    """How far the draw of each of its groups may lie off, in characters."""
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> "SourceAccount":
+        """What `as_state` wrote."""
+        counters = {
+            name: Counter(state[name]) for name in ("rows_dropped", "dropped", "turns", "found", "decontaminated")
+        }
+        return cls(**{**state, **counters, "ledger": Ledger.from_dict(state["ledger"])})
+
+    def as_state(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {**vars(self), "ledger": self.ledger.as_dict()}
+
+    def take(self, cleaned: "Cleaned", where: str = "") -> None:
+        """Book what cleaning did to a text; `where` names the work that its examples are from."""
+        self.ledger.changed.update(cleaned.changed)
+        self.found.update(cleaned.counts)
+        for step, by in cleaned.shortened.items():
+            self.ledger.shortened(step, by)
+        for step, changes in cleaned.examples.items():
+            self.add_example(step, [{"before": c.before, "after": c.after, "where": where} for c in changes])
+
+    def take_repeats(self, repeats: "Repeats", where: str) -> None:
+        """Book the passages that stood before; `where` names the work that they were taken out of."""
+        self.ledger.removed.update(repeats.removed)
+        self.found.update(repeats.passages)
+        for reason, passages in repeats.examples.items():
+            self.add_example(reason, [{"before": passage, "after": "", "where": where} for passage in passages])
+
+    def add_example(self, step: str, examples: Sequence[Example]) -> None:
+        """Keep examples of a step, up to `EXAMPLES`."""
+        assert self.kind == "books", "what people said to one another is not shown"
+        held = self.examples.setdefault(step, [])
+        held += examples[: EXAMPLES - len(held)]
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers, for JSON."""
-        numbers: dict[str, Any] = {"source": self.source, "characters": self.ledger.as_dict(), "rows": len(self.units)}
+        """The numbers, for the report."""
+        numbers: dict[str, Any] = {"source": self.source, "characters": self.ledger.as_dict(), "rows": self.pieces}
+        numbers |= {"found": dict(self.found)} if self.found and self.kind == "books" else {}
+        numbers |= {"notes": self.notes} if self.notes else {}
+        if self.rows:
+            numbers["rows_read"] = {"in": self.rows, "dropped": dict(self.rows_dropped)}
+        if self.decontaminated:
+            numbers["decontaminated"] = dict(self.decontaminated)
         if self.kind == "dialogues":
             numbers["dialogues"] = {
                 "in": self.dialogues_in,
-                "kept": len(self.units),
+                "kept": self.pieces,
                 "dropped": dict(self.dropped),
                 "turns": dict(self.turns),
+                "found": dict(self.found),
             }
         return numbers
+
+
+def take_decontaminated(sources: Sequence[SourceAccount], done: "Decontaminated") -> None:
+    """Book what decontamination took out of each file, and on the first one what it moved between the splits."""
+    for where, loss in done.losses.items():
+        account = next(one for one in sources if (one.kind, one.source) == (where.kind, where.source))
+        account.ledger.removed.update(loss.removed)
+        account.ledger.added.update(loss.added)
+        account.ledger.kept += loss.added.total() - loss.removed.total()
+        account.decontaminated.update(loss.counts)
+        account.pieces += loss.rows
+    for moved in done.moved:
+        account = next(one for one in sources if one.kind == "dialogues")
+        account.decontaminated[f"conversations moved from train to {moved.split}"] += moved.conversations
+    for work, text in done.examples:
+        example = {"before": text, "after": "", "where": work}
+        next(one for one in sources if one.kind == "books").add_example("shared with validation or test", [example])
 
 
 def total(sources: Sequence[SourceAccount], kind: Kind) -> SourceAccount:
@@ -55,145 +127,16 @@ def total(sources: Sequence[SourceAccount], kind: Kind) -> SourceAccount:
     for account in sources:
         if account.kind == kind:
             whole.ledger.include(account.ledger)
+            whole.rows += account.rows
             whole.dialogues_in += account.dialogues_in
+            whole.rows_dropped += account.rows_dropped
             whole.dropped += account.dropped
             whole.turns += account.turns
+            whole.found += account.found
+            whole.decontaminated += account.decontaminated
+            whole.pieces += account.pieces
             whole.units += account.units
+            whole.allowances += account.allowances
+            for step, examples in account.examples.items():
+                whole.add_example(step, examples)
     return whole
-
-
-def check_none_empty(sources: Sequence[SourceAccount], measured: Sizes, split: config.Split) -> None:
-    """Refuse data of which a wanted split got nothing.
-
-    Raises:
-        UserError: A split whose share is not zero holds no row of a kind that the recipe has.
-    """
-    for kind in KINDS:
-        units = len(total(sources, kind).units)
-        for name in SPLITS:
-            if units and getattr(split, name) > 0 and not measured[kind][name].rows:
-                mend = (
-                    f"or set data.split.{name}=0 and give its share to data.split.train"
-                    if name != "train"
-                    else "or raise data.split.train"
-                )
-                raise UserError(
-                    f"data.split: of {units} {UNITS_NAMED[kind]} none fell into {name}; add text to data.{kind}, {mend}"
-                )
-
-
-def build_report(sources: Sequence[SourceAccount], measured: Sizes) -> dict[str, dict[str, Any]]:
-    """What report.json holds: totals and files of each kind, and the splits as they lie on disk."""
-    report: dict[str, dict[str, Any]] = {}
-    for kind in KINDS:
-        files = [account.as_dict() for account in sources if account.kind == kind]
-        report[kind] = {**total(sources, kind).as_dict(), "files": files}
-        del report[kind]["source"]
-    report["splits"] = {name: {kind: measured[kind][name]._asdict() for kind in KINDS} for name in SPLITS}
-    return report
-
-
-def write_ledger(path: Path, sources: Sequence[SourceAccount], measured: Sizes) -> None:
-    """The ledger receipt: characters read = kept + removed - added, `kept` as measured on disk.
-
-    Raises:
-        CheckFailed: A character is not accounted for.
-    """
-    found: dict[str, Any] = {}
-    for kind in KINDS:
-        ledger = total(sources, kind).ledger
-        ledger.kept = sum(size.characters for size in measured[kind].values())
-        found[kind] = {**ledger.as_dict(), "difference": ledger.difference}
-    write_receipt(
-        path,
-        claimed={"unit": "characters", "balance": "in + added = kept + removed", "difference": 0},
-        measured=found,
-        ok=not any(kind["difference"] for kind in found.values()),
-    )
-
-
-def write_split(
-    path: Path,
-    sources: Sequence[SourceAccount],
-    measured: Sizes,
-    shared: SharedRuns,
-    split: config.Split,
-) -> None:
-    """The split receipt: shares by characters against those asked, and the 13-word runs that train shares.
-
-    Shares are judged where a kind has at least `FEWEST_JUDGED` units, within `TOLERANCE` or what the draw itself
-    allows (one unit of each group), whichever is wider. Shared runs are reported, not judged: books quote.
-
-    Raises:
-        CheckFailed: A share is off.
-    """
-    asked = {name: getattr(split, name) for name in SPLITS}
-    found: dict[str, Any] = {}
-    ok = True
-    for kind in KINDS:
-        groups = [account.units for account in sources if account.kind == kind]
-        units, characters = sum(map(len, groups)), sum(map(sum, groups))
-        tolerance = max(TOLERANCE, sum(map(allowance, groups)) / characters) if characters else TOLERANCE
-        got = shares(measured[kind])
-        judged = units >= FEWEST_JUDGED
-        if judged:
-            ok = ok and all(abs(got[name] - asked[name]) <= tolerance for name in SPLITS)
-        found[kind] = {
-            "units": units,
-            "shares": {name: round(share, 4) for name, share in got.items()},
-            "tolerance": round(tolerance, 4),
-            "judged": judged,
-            "runs_of_13_words": shared[kind],
-        }
-    write_receipt(
-        path,
-        claimed={"shares": asked, "by": "characters"},
-        measured=found,
-        ok=ok,
-        mend="the draw does not meet the shares; set another data.split.seed",
-    )
-
-
-def summary(
-    sources: Sequence[SourceAccount],
-    measured: Sizes,
-    shared: SharedRuns,
-) -> list[str]:
-    """What the user is told: read, kept, dropped and why, shares, shared runs."""
-    said = []
-    for kind in KINDS:
-        whole = total(sources, kind)
-        if not whole.ledger.characters_in:
-            continue
-        read = f"{whole.dialogues_in:,} dialogues" if kind == "dialogues" else _count_works(sources)
-        said.append(
-            f"data: {read}, {whole.ledger.characters_in:,} characters read, {whole.ledger.kept:,} kept "
-            f"in {len(whole.units):,} {UNITS_NAMED[kind]}"
-        )
-        for what, counts in (
-            ("characters removed", whole.ledger.removed),
-            ("characters added", whole.ledger.added),
-            ("dialogues dropped", whole.dropped),
-            ("turns", whole.turns),
-        ):
-            if counts:
-                said.append(f"data:   {what}: {_listed(counts)}")
-        got = shares(measured[kind])
-        parts = []
-        for name in SPLITS:
-            runs = shared[kind].get(name)
-            part = f"{name} {100 * got[name]:.1f} %"
-            if runs:
-                part += f" ({runs['in_train']:,} of its {runs['runs']:,} 13-word runs stand in train)"
-            parts.append(part)
-        said.append(f"data:   {'; '.join(parts)}")
-    return said
-
-
-def _count_works(sources: Sequence[SourceAccount]) -> str:
-    works = sum(account.kind == "books" for account in sources)
-    return f"{works:,} work{'s' if works != 1 else ''}"
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items())

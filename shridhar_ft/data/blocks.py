@@ -5,7 +5,7 @@ paragraph would leak: neighbours finish each other's sentences. A chapter, or a 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import ceil
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from shridhar_ft.data.headings import is_heading
 SHORTEST_LIMIT = 1000  # characters: shorter blocks hold no thought
 BLOCKS_A_WORK = 20  # a shorter work gets shorter blocks, so that tenths of it can be drawn
 
-_SENTENCE_END = re.compile(r"[.!?…]+[»\"”’)\]]*( )(?=[—–«\"“„(]*\s?[A-ZА-ЯЁ\d])")
+SENTENCE_END = re.compile(r"[.!?…]+[»\"”’)\]]*( )(?=[—–«\"“„(]*\s?[A-ZА-ЯЁ\d])")
 
 
 class Piece(NamedTuple):
@@ -30,7 +30,7 @@ def block_limit(length: int, split: config.Split) -> int:
     return min(split.block_chars, max(SHORTEST_LIMIT, length // BLOCKS_A_WORK))
 
 
-def cut_blocks(text: str, limit: int) -> list[str]:
+def cut_blocks(text: str, limit: int, chapters: Collection[str] = ()) -> list[str]:
     """Cut one work into blocks that end with a chapter or a paragraph.
 
     Chapters longer than `limit` are cut at paragraph ends into pieces of similar length; a paragraph longer than
@@ -41,6 +41,7 @@ def cut_blocks(text: str, limit: int) -> list[str]:
     Args:
         text: The cleaned work, not empty.
         limit: Longest block, in characters.
+        chapters: Lines that are chapter titles because the work's file says so.
 
     Returns:
         The blocks in reading order, none of them blank. One character of the text is lost at each cut: a line
@@ -48,7 +49,7 @@ def cut_blocks(text: str, limit: int) -> list[str]:
         spaces where a paragraph longer than `limit` was cut.
     """
     pieces: list[Piece] = []
-    for chapter in _join_short_chapters(_chapters(_paragraphs(text)), limit // 8):
+    for chapter in _join_short_chapters(_chapters(_paragraphs(text), chapters), limit // 8):
         pieces += _fill(_divide(chapter, limit), limit)
     return [piece.text for piece in _join_short_pieces(pieces, limit)]
 
@@ -66,10 +67,24 @@ def _paragraphs(text: str) -> list[str]:
     return found
 
 
-def _chapters(paragraphs: Sequence[str]) -> list[list[str]]:
+def chapter_titles(blocks: Sequence[str], chapters: Collection[str] = ()) -> Iterator[str]:
+    """The chapter that each block begins in, by the last heading up to its first line; empty before the first one."""
+    current = ""
+    for block in blocks:
+        lines = block.split("\n")
+        first = next((line for line in lines if line.strip()), "")
+        yield first.strip() if _opens(first, chapters) else current
+        current = next((line.strip() for line in reversed(lines) if _opens(line, chapters)), current)
+
+
+def _opens(line: str, chapters: Collection[str]) -> bool:
+    return line.strip() in chapters or is_heading(line)
+
+
+def _chapters(paragraphs: Sequence[str], chapters: Collection[str]) -> list[list[str]]:
     found: list[list[str]] = []
     for paragraph in paragraphs:
-        if not found or is_heading(paragraph):
+        if not found or _opens(paragraph, chapters):
             found.append([])
         found[-1].append(paragraph)
     return found
@@ -94,7 +109,7 @@ def _divide(paragraphs: Sequence[str], limit: int) -> list[Piece]:
     """Paragraphs, those longer than the limit as sentences."""
     pieces: list[Piece] = []
     for paragraph in paragraphs:
-        ends = [match.start(1) for match in _SENTENCE_END.finditer(paragraph)] if len(paragraph) > limit else []
+        ends = [match.start(1) for match in SENTENCE_END.finditer(paragraph)] if len(paragraph) > limit else []
         separator = "\n"
         start = 0
         for end in (*ends, len(paragraph)):

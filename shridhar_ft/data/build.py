@@ -1,44 +1,57 @@
 """Builds a run's data: sources -> clean -> blocks and conversations -> split -> Arrow, with report and receipts.
 
-Books go through memory one work at a time, dialogues one batch at a time: those of a file are cleaned into a
-stream on disk first, as the draw of the split needs all their hashes and sizes, and are dealt out from there.
+    stage        each source is read and cleaned into a stream of its own; a build that is stopped goes on from there
+    deal         blocks and conversations are drawn; passages and conversations that stood before are dropped
+    decontaminate  what train shares with validation and test in runs of 13 words is taken out
+    measure      the receipts count what then lies on disk
+
+Books go through memory one work at a time, dialogues one batch at a time.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from itertools import groupby
-from operator import attrgetter
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shridhar_ft import config
-from shridhar_ft.data.account import (
-    SourceAccount,
-    build_report,
-    check_none_empty,
-    summary,
-    total,
-    write_ledger,
-    write_split,
-)
-from shridhar_ft.data.blocks import block_limit, cut_blocks
-from shridhar_ft.data.clean import clean_text
-from shridhar_ft.data.conversations import normalise
-from shridhar_ft.data.measure import sizes
+from shridhar_ft.data.account import SourceAccount, take_decontaminated, total
+from shridhar_ft.data.decontaminate import decontaminate
+from shridhar_ft.data.duplicates import DuplicateFinder
+from shridhar_ft.data.from_books import deal_works, stage_works
+from shridhar_ft.data.from_dialogues import deal_dialogues, stage_dialogues
+from shridhar_ft.data.measure import Kind, sizes
 from shridhar_ft.data.overlap import shared_runs
-from shridhar_ft.data.records import Dialogue, Document, Message
-from shridhar_ft.data.rows import RowStream, block_row, dialogue_row, read_stream, save_split
+from shridhar_ft.data.rows import RowStream, save_split
 from shridhar_ft.data.sources.books import book_files, read_books
-from shridhar_ft.data.sources.dialogues import dialogue_files, read_dialogues
-from shridhar_ft.data.split import SPLITS, SplitName, assign, content_key
+from shridhar_ft.data.sources.counts import RowCounts
+from shridhar_ft.data.sources.dialogues import read_dialogues, row_files
+from shridhar_ft.data.sources.texts import read_texts
+from shridhar_ft.data.split import SPLITS
+from shridhar_ft.data.staging import Staging
+from shridhar_ft.data.statement import build_report, check_none_empty, summary, write_ledger, write_split
 from shridhar_ft.errors import UserError
+from shridhar_ft.progress import counted, quiet
 from shridhar_ft.runfolder import Run, file_hash, fingerprint, finish_part, is_current, publishing, write_json
 
-FORMAT = 1  # raise it when the same input gives other rows than before
+FORMAT = 2  # raise it when the same input gives other rows than before
+STAGING = ".staging"  # in the run folder, while a build is under way
 
 Say = Callable[[str], None]
-Streams = Mapping[SplitName, RowStream]
+
+
+class Source(NamedTuple):
+    """One source of the recipe."""
+
+    key: str
+    """Its recipe key, e.g. `data.dialogues.0`."""
+    kind: Kind
+    settings: config.Section
+    made_from: str
+    """Fingerprint of its settings and the contents of its files."""
+    read: Callable[[RowStream], list[SourceAccount]]
+    """Reads and cleans it into a stream."""
 
 
 def ensure(recipe: config.Recipe, run: Run, say: Say) -> Path:
@@ -66,12 +79,31 @@ def inputs_fingerprint(recipe: config.Recipe) -> str:
         UserError: A path matches nothing.
     """
     data = recipe.data
-    settings = data.model_dump(mode="json")
+    rest = data.model_dump(mode="json", include={"split", "duplicates"})
+    return fingerprint(FORMAT, rest, [source.made_from for source in sources_of(data, quiet)])
+
+
+def sources_of(data: config.Data, say: Say) -> list[Source]:
+    """The sources of a recipe in their order: books, texts, dialogues; `say` takes what reading them shows."""
+    clean = data.clean.model_dump(mode="json")
+
+    def made_from(settings: config.Section, files: list[Path]) -> str:
+        contents = [(file.name, file_hash(file)) for file in files]
+        return fingerprint(FORMAT, clean, settings.model_dump(mode="json", exclude={"paths"}), contents)
+
+    found: list[Source] = []
     if data.books:
-        settings["books"]["paths"] = _contents(book_files(data.books))
-    for index, source in enumerate(data.dialogues):
-        settings["dialogues"][index]["paths"] = _contents(dialogue_files(source, _key(index)))
-    return fingerprint(FORMAT, settings)
+        read = partial(_read_books, data.books, data.clean, say)
+        found.append(Source("data.books", "books", data.books, made_from(data.books, book_files(data.books)), read))
+    for index, texts in enumerate(data.texts):
+        key = f"data.texts.{index}"
+        read = partial(_read_texts, texts, data.clean, key)
+        found.append(Source(key, "books", texts, made_from(texts, row_files(texts, key)), read))
+    for index, dialogues in enumerate(data.dialogues):
+        key = f"data.dialogues.{index}"
+        read = partial(_read_dialogues, dialogues, data.clean, key)
+        found.append(Source(key, "dialogues", dialogues, made_from(dialogues, row_files(dialogues, key)), read))
+    return found
 
 
 def build(recipe: config.Recipe, run: Run, say: Say) -> dict[str, dict[str, Any]]:
@@ -93,142 +125,77 @@ def build(recipe: config.Recipe, run: Run, say: Say) -> dict[str, dict[str, Any]
     started = time.perf_counter()
     made_from = inputs_fingerprint(recipe)
     split = recipe.data.split
-    with publishing(run.data) as folder:
-        sources = _write_splits(recipe.data, folder)
+    with publishing(run.data) as folder, Staging(run.root / STAGING) as staging:
+        accounts = _write_splits(recipe.data, folder, staging, say)
+        if split.decontaminate:
+            done = decontaminate(folder, split)
+            take_decontaminated(accounts, done)
+        for name in SPLITS:
+            save_split(folder / f"{name}.arrow", folder / name)
         measured = sizes(folder)
-        check_none_empty(sources, measured, split)
+        check_none_empty(accounts, measured, split)
         shared = shared_runs(folder)
-        report = build_report(sources, measured)
+        report = build_report(accounts, measured, folder)
         write_json(folder / "report.json", report)
-        write_ledger(folder / "receipts" / "ledger.json", sources, measured)
-        write_split(folder / "receipts" / "split.json", sources, measured, shared, split)
+        write_ledger(folder / "receipts" / "ledger.json", accounts, measured)
+        write_split(folder / "receipts" / "split.json", accounts, measured, shared, split)
         finish_part(folder, made_from, time.perf_counter() - started, splits=report["splits"])
-    for line in summary(sources, measured, shared):
+    for line in summary(accounts, measured, shared):
         say(line)
     return report
 
 
-def _contents(files: list[Path]) -> list[tuple[str, str]]:
-    return [(file.name, file_hash(file)) for file in files]
-
-
-def _key(index: int) -> str:
-    return f"data.dialogues.{index}"
-
-
-def _write_splits(data: config.Data, folder: Path) -> list[SourceAccount]:
-    """Write all rows into `folder/{train,validation,test}`, and account for them."""
-    files = {name: folder / f"{name}.arrow" for name in SPLITS}
-    sources: list[SourceAccount] = []
+def _write_splits(data: config.Data, folder: Path, staging: Staging, say: Say) -> list[SourceAccount]:
+    """Write all rows into `folder/{train,validation,test}.arrow`, and account for them."""
+    accounts: list[SourceAccount] = []
+    seen = DuplicateFinder(data.duplicates)
     with ExitStack() as stack:
-        streams = {name: stack.enter_context(RowStream(file)) for name, file in files.items()}
-        if data.books:
-            sources += [_write_work(document, data, streams) for document in read_books(data.books)]
-        seen: set[str] = set()
-        for index, source in enumerate(data.dialogues):
-            accounts = list(_write_dialogues(source, _key(index), data, seen, streams, folder / "staged.arrow"))
-            _check_any_left(accounts, _key(index))
-            sources += accounts
-    for name, file in files.items():
-        save_split(file, folder / name)
-    return sources
+        streams = {name: stack.enter_context(RowStream(folder / f"{name}.arrow")) for name in SPLITS}
+        for source in sources_of(data, say):
+            staged = staging.source(source.made_from, source.read)
+            if not staged.fresh:
+                say(f"{source.key}: read already, by the build that was stopped")
+            deal = deal_works if source.kind == "books" else deal_dialogues
+            deal(staged.stream, staged.accounts, data.split, seen, streams)
+            if source.kind == "dialogues":
+                _check_any_left(staged.accounts, source.key)
+            accounts += staged.accounts
+    return accounts
 
 
-# -------------------------------------------------------------------------------------------------- books
+def _read_books(books: config.Books, clean: config.Clean, say: Say, rows: RowStream) -> list[SourceAccount]:
+    notes: list[str] = []
+    works = read_books(books, notes.append, mojibake_allowed=clean.mojibake)
+    accounts = stage_works(counted(works, "data.books: works"), clean, "data.books", rows)
+    for note in notes:
+        say(f"data: {note}")
+        for account in accounts:
+            if note.startswith(f"{account.source}: "):
+                account.notes.append(note.removeprefix(f"{account.source}: "))
+    return accounts
 
 
-def _write_work(document: Document, data: config.Data, streams: Streams) -> SourceAccount:
-    account = SourceAccount("books", document.source)
-    ledger = account.ledger
-    text = _cleaned(document.text, data.clean, account)
-    ledger.characters_in = len(document.text)
-    if not text.strip():
-        raise UserError(
-            f"{document.source}: nothing but contents and front matter is in the file; take it out of "
-            f"data.books.paths, or set data.clean.contents=false and data.clean.front_matter=false"
-        )
-    blocks = cut_blocks(text, block_limit(len(text), data.split))
-    account.units = [len(block) for block in blocks]
-    ledger.kept = sum(account.units)
-    ledger.removed["cuts between blocks"] += len(blocks) - 1
-    keys = [content_key(block) for block in blocks]
-    names = assign(list(zip(keys, account.units, strict=True)), data.split, group=document.work)
-    for number, (name, block) in enumerate(zip(names, blocks, strict=True)):
-        streams[name].append(block_row(document.source, document.work, number, block), len(block))
-    return account
+def _read_texts(texts: config.Texts, clean: config.Clean, key: str, rows: RowStream) -> list[SourceAccount]:
+    counts = RowCounts()
+    works = counted(read_texts(texts, key, counts), f"{key}: texts")
+    return _with_counts(stage_works(works, clean, key, rows), counts)
 
 
-def _cleaned(text: str, clean: config.Clean, account: SourceAccount) -> str:
-    """The cleaned text; what cleaning did is booked."""
-    cleaned = clean_text(text, clean, is_book=account.kind == "books")
-    account.ledger.changed.update(cleaned.changed)
-    for step, by in cleaned.shortened.items():
-        account.ledger.shortened(step, by)
-    return cleaned.text
+def _read_dialogues(source: config.Dialogues, clean: config.Clean, key: str, rows: RowStream) -> list[SourceAccount]:
+    counts = RowCounts()
+    dialogues = counted(read_dialogues(source, key, counts, rows.file.parent), f"{key}: conversations")
+    return _with_counts(stage_dialogues(dialogues, clean, rows), counts)
 
 
-# ---------------------------------------------------------------------------------------------- dialogues
-
-
-def _write_dialogues(
-    source: config.Dialogues, key: str, data: config.Data, seen: set[str], streams: Streams, staged: Path
-) -> Iterator[SourceAccount]:
-    """Write the dialogues of one source, and account for each of its files.
-
-    Args:
-        seen: Keys of the conversations written so far; an exact duplicate is dropped, whatever source it is in.
-        staged: Where the conversations of one file wait for the draw.
-    """
-    for file, dialogues in groupby(read_dialogues(source, key), key=attrgetter("source")):
-        account = SourceAccount("dialogues", file)
-        keys = []
-        with RowStream(staged) as stream:
-            for dialogue in dialogues:
-                messages = _conversation(dialogue, data.clean, account)
-                if not messages:
-                    continue
-                size = sum(len(message.content) for message in messages)
-                unit = content_key("\x1e".join(f"{message.role}\x1f{message.content}" for message in messages))
-                if unit in seen:
-                    account.dropped["duplicate"] += 1
-                    account.ledger.removed["duplicate"] += size
-                    continue
-                seen.add(unit)
-                keys.append(unit)
-                account.units.append(size)
-                stream.append(dialogue_row(file, dialogue.id, messages), size)
-        account.ledger.kept = sum(account.units)
-        _deal(staged, assign(list(zip(keys, account.units, strict=True)), data.split, group=file), streams)
-        yield account
-
-
-def _conversation(dialogue: Dialogue, clean: config.Clean, account: SourceAccount) -> tuple[Message, ...]:
-    """The cleaned and normalised turns, none if the dialogue is dropped; what was done is booked."""
-    ledger = account.ledger
-    account.dialogues_in += 1
-    ledger.characters_in += sum(len(message.content) for message in dialogue.messages)
-    turns = [Message(message.role, _cleaned(message.content, clean, account)) for message in dialogue.messages]
-    normalised = normalise(turns)
-    ledger.removed.update(normalised.removed)
-    ledger.added.update(normalised.added)
-    account.turns.update(normalised.turns)
-    if normalised.dropped:
-        account.dropped[normalised.dropped] += 1
-    return normalised.messages
-
-
-def _deal(staged: Path, names: list[SplitName], streams: Streams) -> None:
-    """Append staged conversations to their splits' streams, and remove the stage."""
-    import pyarrow as pa
-
-    at = 0
-    for batch in read_stream(staged):
-        drawn = names[at : at + batch.num_rows]
-        for name, stream in streams.items():
-            stream.append_batch(batch.filter(pa.array([one == name for one in drawn], pa.bool_())))
-        at += batch.num_rows
-    assert at == len(names), (at, len(names))
-    staged.unlink()
+def _with_counts(accounts: list[SourceAccount], counts: RowCounts) -> list[SourceAccount]:
+    """Book what reading the rows counted; the rows of a source are counted together, on its first file."""
+    for account in accounts:
+        account.notes += [note for file, note in counts.notes.items() if file == account.source]
+    if accounts:
+        accounts[0].rows, accounts[0].rows_dropped = counts.rows_in, counts.dropped
+        accounts[0].turns["sessions cut"] += counts.sessions_cut
+        accounts[0].turns = +accounts[0].turns
+    return accounts
 
 
 def _check_any_left(accounts: list[SourceAccount], key: str) -> None:

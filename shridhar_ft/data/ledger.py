@@ -42,6 +42,12 @@ class Ledger:
         self.added += other.added
         self.changed += other.changed
 
+    @classmethod
+    def from_dict(cls, numbers: dict[str, Any]) -> "Ledger":
+        """What `as_dict` wrote."""
+        counters = {side: Counter(numbers[side]) for side in ("removed", "added", "changed")}
+        return cls(numbers["in"], numbers["kept"], **counters)
+
     def as_dict(self) -> dict[str, Any]:
         """The numbers, for JSON."""
         return {

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from shridhar_ft.data.histogram import Bins, Histogram
 from shridhar_ft.data.rows import read_split
 from shridhar_ft.data.split import SPLITS, SplitName
 
@@ -33,6 +34,22 @@ def sizes(folder: Path) -> dict[Kind, dict[SplitName, Size]]:
         found["books"][split] = Size(rows - dialogues, text)
         found["dialogues"][split] = Size(dialogues, said)
     return found
+
+
+def histograms(folder: Path) -> dict[str, Bins]:
+    """How long blocks and conversations are, in characters, and how many turns these have; read from disk."""
+    import pyarrow.compute as pc
+
+    counted = {name: Histogram() for name in ("block characters", "conversation characters", "turns per conversation")}
+    for split in SPLITS:
+        for batch in read_split(folder / split):
+            blocks = batch.filter(pc.not_equal(batch["work"], ""))
+            for length in pc.utf8_length(blocks["text"]).to_pylist():
+                counted["block characters"].add(length)
+            for messages in batch.filter(pc.equal(batch["work"], ""))["messages"].to_pylist():
+                counted["conversation characters"].add(sum(len(message["content"]) for message in messages))
+                counted["turns per conversation"].add(len(messages))
+    return {name: histogram.as_dict() for name, histogram in counted.items()}
 
 
 def shares(sizes_of_splits: Mapping[SplitName, Size]) -> dict[SplitName, float]:

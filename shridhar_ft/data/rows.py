@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from shridhar_ft.data.records import Message
+from shridhar_ft.data.records import Document, Message
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,13 +26,30 @@ def schema() -> "pa.Schema":
             ("work", pa.string()),
             ("text", pa.string()),
             ("messages", pa.list_(message)),
+            ("title", pa.string()),
+            ("author", pa.string()),
+            ("chapter", pa.string()),
         ]
     )
 
 
-def block_row(source: str, work: str, number: int, text: str) -> dict[str, Any]:
+def work_row(document: Document, text: str, chapters: Sequence[str]) -> dict[str, Any]:
+    """The row of a whole cleaned work, with its chapter titles, one a line."""
+    return {**block_row(document, 0, text, "\n".join(chapters)), "id": document.id}
+
+
+def block_row(document: Document, number: int, text: str, chapter: str) -> dict[str, Any]:
     """The row of one block of a work."""
-    return {"source": source, "id": f"{work}/{number:04d}", "work": work, "text": text, "messages": []}
+    return {
+        "source": document.source,
+        "id": f"{document.work}/{number:04d}",
+        "work": document.work,
+        "text": text,
+        "messages": [],
+        "title": document.title,
+        "author": document.author,
+        "chapter": chapter,
+    }
 
 
 def dialogue_row(source: str, id_: str, messages: Sequence[Message]) -> dict[str, Any]:
@@ -43,6 +60,9 @@ def dialogue_row(source: str, id_: str, messages: Sequence[Message]) -> dict[str
         "work": "",
         "text": "",
         "messages": [{"role": m.role, "content": m.content} for m in messages],
+        "title": "",
+        "author": "",
+        "chapter": "",
     }
 
 
