@@ -3,11 +3,13 @@
 import re
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
 
 from shridhar_ft.cli import run_command
-from shridhar_ft.config import load_recipe
+from shridhar_ft.config import Clean, Dialogues, Stage, load_recipe
 from shridhar_ft.shipped import ROOT
 
 READMES = ["README.md", "README.ru.md"]
@@ -50,9 +52,20 @@ def test_our_commands_parse_and_their_recipes_load(file: str, monkeypatch: pytes
 @pytest.mark.parametrize("file", READMES)
 def test_every_command_in_the_table_has_help(file: str, capsys: pytest.CaptureFixture) -> None:
     rows = re.findall(r"^\| `shridhar-ft ([a-z ]+?) [A-Z]", (ROOT / file).read_text(encoding="utf-8"), flags=re.M)
-    assert {"run", "recipe check", "data build", "tokenizer train", "export", "chat"} == set(rows)
+    data = {"data inspect", "data diff", "data build"}
+    assert {"run", "recipe check", *data, "tokenizer train", "export", "chat"} == set(rows)
     for row in rows:
         assert run_command([*row.split(), "--help"]) == 0
+
+
+def test_the_page_on_data_names_every_switch_format_and_shape() -> None:
+    page = (ROOT / "docs" / "DATA.md").read_text(encoding="utf-8")
+    [mapping] = re.findall(r"```yaml\n(.*?)```", page, flags=re.S)
+    [source] = yaml.safe_load(mapping)["dialogues"]
+    assert Dialogues.model_validate(source).tables[1].columns.time == ["date_send", "date_ready"]
+    formats, shapes = (get_args(Dialogues.model_fields[name].annotation) for name in ("format", "shape"))
+    for name in (*Clean.model_fields, *formats, *shapes, *get_args(Stage.model_fields["packing"].annotation)):
+        assert f"`{name}`" in page or name == "auto", name
 
 
 @pytest.mark.parametrize("file", READMES)
