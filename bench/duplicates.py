@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from datasketch import MinHash, MinHashLSH
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.duplicates import SHINGLE, DuplicateFinder
 from shridhar_ft.data.minhash import PERMUTATIONS
 from shridhar_ft.data.overlap import window_hashes
@@ -73,7 +73,7 @@ def made_of(said: list[str], count: int) -> Iterator[str]:
 
 
 def ours(texts: list[str]) -> list[bool]:
-    finder = DuplicateFinder(config.Duplicates(threshold=THRESHOLD))
+    finder = DuplicateFinder(config_data.Duplicates(threshold=THRESHOLD))
     return [finder.of_conversation([Message("user", text)]) is not None for text in texts]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from shridhar_ft import config
+from shridhar_ft import config, config_data
 from shridhar_ft.data.blocks import block_limit, chapter_titles, cut_blocks
 from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.records import Document
@@ -45,7 +45,7 @@ def main() -> None:
     ask.add_argument("--json", action="store_true", help="answer as JSON")
     given = ask.parse_args()
     hush_libraries()
-    texts = {file: clean_text(file.read_text("utf-8"), config.Clean(), is_book=True).text for file in given.books}
+    texts = {file: clean_text(file.read_text("utf-8"), config_data.Clean(), is_book=True).text for file in given.books}
     if given.tokenizer:
         tokenizer = load_tokenizer(given.tokenizer)
     else:
@@ -82,7 +82,7 @@ def main() -> None:
 
 def write_train_split(run: Run, texts: dict[Path, str], tokenizer: Any, tokens: int) -> dict[str, int]:  # noqa: ANN401
     """A train split of about so many tokens, as `data build` leaves it: eight of ten blocks of every work."""
-    split = config.Split()
+    split = config_data.Split()
     one_round = sum(len(encode_book(tokenizer, text)) for text in texts.values()) * split.train
     size = {"works": 0, "blocks": 0, "characters": 0}
     stream = run.data / "train.arrow"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Split
+from shridhar_ft.config_data import Split
 from shridhar_ft.data.blocks import block_limit, cut_blocks
 from shridhar_ft.data.headings import is_heading, opens_chapter
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Books
+from shridhar_ft.config_data import Books
 from shridhar_ft.data.sources import archives, extras
 from shridhar_ft.data.sources.books import read_book, read_books
 from shridhar_ft.data.sources.detection import FEWEST, detect, encoding_of

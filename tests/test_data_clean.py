@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shridhar_ft.config import SPECIAL_TOKENS, Clean
+from shridhar_ft.config import SPECIAL_TOKENS
+from shridhar_ft.config_data import Clean
 from shridhar_ft.data import clean as cleaning
 from shridhar_ft.data.clean import ALWAYS_ON, STEPS, clean_text
 from shridhar_ft.data.contents import drop_contents

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Duplicates, Split
+from shridhar_ft.config_data import Duplicates, Split
 from shridhar_ft.data.blocks import block_limit, cut_blocks
 from shridhar_ft.data.decontaminate import STANDS_IN_HELD_OUT, STANDS_IN_TRAIN, Where, decontaminate
 from shridhar_ft.data.duplicates import DuplicateFinder

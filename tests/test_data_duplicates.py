@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Duplicates
+from shridhar_ft.config_data import Duplicates
 from shridhar_ft.data.duplicates import SHINGLE, DuplicateFinder
 from shridhar_ft.data.minhash import PERMUTATIONS, RECALL, Signatures, rows_of_a_band, signature
 from shridhar_ft.data.overlap import window_hashes

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Clean
+from shridhar_ft.config_data import Clean
 from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.html_text import html_text
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from shridhar_ft.cli import run_command
-from shridhar_ft.config import Dialogues
+from shridhar_ft.config_data import Dialogues
 from shridhar_ft.data.column_stats import HELD, TableStats
 from shridhar_ft.data.inspect import inspect
 from shridhar_ft.data.inspect_view import lines

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shridhar_ft.config import Dialogues, Texts
+from shridhar_ft.config_data import Dialogues, Texts
 from shridhar_ft.data.sources.mapping_guess import guess_mapping, guess_mappings
 from shridhar_ft.data.sources.mysql.reader import Dump
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Dialogues, Texts
+from shridhar_ft.config_data import Dialogues, Texts
 from shridhar_ft.data.sources import json_list, text_stream
 from shridhar_ft.data.sources.counts import RowCounts
 from shridhar_ft.data.sources.csv_rows import read_csv

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Books, Dialogues
+from shridhar_ft.config_data import Books, Dialogues
 from shridhar_ft.data.records import Message
 from shridhar_ft.data.sources.books import read_books
 from shridhar_ft.data.sources.dialogues import read_dialogues

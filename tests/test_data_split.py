@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Split
+from shridhar_ft.config_data import Split
 from shridhar_ft.data.split import MANY, SPLITS, allowance, assign, content_key
 
 UNITS = st.lists(st.tuples(st.text(max_size=8), st.integers(0, 9000)), max_size=80, unique_by=lambda unit: unit[0])

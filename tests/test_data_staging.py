@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shridhar_ft.config import Clean
+from shridhar_ft.config_data import Clean
 from shridhar_ft.data.account import SourceAccount
 from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.rows import RowStream, dialogue_row, read_stream

@@ -14,7 +14,8 @@ import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shridhar_ft.config import Dialogues, load_recipe
+from shridhar_ft.config import load_recipe
+from shridhar_ft.config_data import Dialogues
 from shridhar_ft.data.sources import row, spill, turns
 from shridhar_ft.data.sources.counts import RowCounts
 from shridhar_ft.data.sources.dialogues import read_dialogues

@@ -12,7 +12,7 @@ from shridhar_ft.shipped import PACKAGE
 # From the bottom up; a module may import only from lower rows, or from its own package.
 LAYERS = (
     {"errors", "shipped"},
-    {"config_errors", "paths"},
+    {"config_data", "config_errors", "paths"},
     {"config", "runfolder", "signals", "progress"},
     {"receipts", "checkpoint"},
     {"data"},

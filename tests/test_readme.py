@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from shridhar_ft.cli import run_command
-from shridhar_ft.config import Clean, Dialogues, Stage, load_recipe
+from shridhar_ft.config import Stage, load_recipe
+from shridhar_ft.config_data import Clean, Dialogues
 from shridhar_ft.shipped import ROOT
 
 READMES = ["README.md", "README.ru.md"]

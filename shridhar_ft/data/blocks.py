@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from math import ceil
 from typing import NamedTuple
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.headings import is_heading
 
 SHORTEST_LIMIT = 1000  # characters: shorter blocks hold no thought
@@ -25,7 +25,7 @@ class Piece(NamedTuple):
     text: str
 
 
-def block_limit(length: int, split: config.Split) -> int:
+def block_limit(length: int, split: config_data.Split) -> int:
     """Longest block, in characters, of a work of this length."""
     return min(split.block_chars, max(SHORTEST_LIMIT, length // BLOCKS_A_WORK))
 

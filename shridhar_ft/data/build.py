@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shridhar_ft import config
+from shridhar_ft import config, config_data
 from shridhar_ft.data.account import SourceAccount, take_decontaminated, total
 from shridhar_ft.data.decontaminate import decontaminate
 from shridhar_ft.data.duplicates import DuplicateFinder
@@ -47,7 +47,7 @@ class Source(NamedTuple):
     key: str
     """Its recipe key, e.g. `data.dialogues.0`."""
     kind: Kind
-    settings: config.Section
+    settings: config_data.Section
     made_from: str
     """Fingerprint of its settings and the contents of its files."""
     read: Callable[[RowStream], list[SourceAccount]]
@@ -83,11 +83,11 @@ def inputs_fingerprint(recipe: config.Recipe) -> str:
     return fingerprint(FORMAT, rest, [source.made_from for source in sources_of(data, quiet)])
 
 
-def sources_of(data: config.Data, say: Say) -> list[Source]:
+def sources_of(data: config_data.Data, say: Say) -> list[Source]:
     """The sources of a recipe in their order: books, texts, dialogues; `say` takes what reading them shows."""
     clean = data.clean.model_dump(mode="json")
 
-    def made_from(settings: config.Section, files: list[Path]) -> str:
+    def made_from(settings: config_data.Section, files: list[Path]) -> str:
         contents = [(file.name, file_hash(file)) for file in files]
         return fingerprint(FORMAT, clean, settings.model_dump(mode="json", exclude={"paths"}), contents)
 
@@ -145,7 +145,7 @@ def build(recipe: config.Recipe, run: Run, say: Say) -> dict[str, dict[str, Any]
     return report
 
 
-def _write_splits(data: config.Data, folder: Path, staging: Staging, say: Say) -> list[SourceAccount]:
+def _write_splits(data: config_data.Data, folder: Path, staging: Staging, say: Say) -> list[SourceAccount]:
     """Write all rows into `folder/{train,validation,test}.arrow`, and account for them."""
     accounts: list[SourceAccount] = []
     seen = DuplicateFinder(data.duplicates)
@@ -163,7 +163,7 @@ def _write_splits(data: config.Data, folder: Path, staging: Staging, say: Say) -
     return accounts
 
 
-def _read_books(books: config.Books, clean: config.Clean, say: Say, rows: RowStream) -> list[SourceAccount]:
+def _read_books(books: config_data.Books, clean: config_data.Clean, say: Say, rows: RowStream) -> list[SourceAccount]:
     notes: list[str] = []
     works = read_books(books, notes.append, mojibake_allowed=clean.mojibake)
     accounts = stage_works(counted(works, "data.books: works"), clean, "data.books", rows)
@@ -175,13 +175,15 @@ def _read_books(books: config.Books, clean: config.Clean, say: Say, rows: RowStr
     return accounts
 
 
-def _read_texts(texts: config.Texts, clean: config.Clean, key: str, rows: RowStream) -> list[SourceAccount]:
+def _read_texts(texts: config_data.Texts, clean: config_data.Clean, key: str, rows: RowStream) -> list[SourceAccount]:
     counts = RowCounts()
     works = counted(read_texts(texts, key, counts), f"{key}: texts")
     return _with_counts(stage_works(works, clean, key, rows), counts)
 
 
-def _read_dialogues(source: config.Dialogues, clean: config.Clean, key: str, rows: RowStream) -> list[SourceAccount]:
+def _read_dialogues(
+    source: config_data.Dialogues, clean: config_data.Clean, key: str, rows: RowStream
+) -> list[SourceAccount]:
     counts = RowCounts()
     dialogues = counted(read_dialogues(source, key, counts, rows.file.parent), f"{key}: conversations")
     return _with_counts(stage_dialogues(dialogues, clean, rows), counts)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data import pii
 from shridhar_ft.data.changes import Change, changes
 from shridhar_ft.data.contents import drop_contents
@@ -142,7 +142,7 @@ class Cleaned:
     """Some changes by step, where they were asked for."""
 
 
-def clean_text(text: str, clean: config.Clean, is_book: bool, examples: int = 0) -> Cleaned:
+def clean_text(text: str, clean: config_data.Clean, is_book: bool, examples: int = 0) -> Cleaned:
     """Apply the steps that are on.
 
     Args:
@@ -178,7 +178,7 @@ def clean_text(text: str, clean: config.Clean, is_book: bool, examples: int = 0)
     return Cleaned(text, dict(changed), dict(shortened), counts, shown)
 
 
-def _is_on(step: str, clean: config.Clean) -> bool:
+def _is_on(step: str, clean: config_data.Clean) -> bool:
     return step in ALWAYS_ON or getattr(clean, step)
 
 

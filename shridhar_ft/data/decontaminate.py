@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.excise import cut_conversation, excise_block
 from shridhar_ft.data.hashset import HashSet, Lookup
 from shridhar_ft.data.measure import Kind
@@ -81,7 +81,7 @@ class Decontaminated:
         return self.losses.setdefault(where, Loss())
 
 
-def decontaminate(folder: Path, split: config.Split) -> Decontaminated:
+def decontaminate(folder: Path, split: config_data.Split) -> Decontaminated:
     """Rewrite `folder/{train,validation,test}.arrow` so that no run of a held-out split stands in train.
 
     A run lies within one block, or within one conversation, whose turns are joined.

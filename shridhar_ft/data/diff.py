@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.config_errors import one_sentence
 from shridhar_ft.data.changes import Change
 from shridhar_ft.data.clean import STEPS, clean_text
@@ -109,7 +109,7 @@ def _steps() -> list[str]:
     return list(dict.fromkeys(step.name for step in STEPS if step.only != "dialogues"))
 
 
-def _switches(overrides: Sequence[str]) -> config.Clean:
+def _switches(overrides: Sequence[str]) -> config_data.Clean:
     wanted: dict[str, Any] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -117,9 +117,9 @@ def _switches(overrides: Sequence[str]) -> config.Clean:
             raise UserError(f"'{override}': a switch is NAME=true or NAME=false, e.g. mojibake=true")
         wanted[key.removeprefix("data.clean.").removeprefix("clean.")] = value
     try:
-        return config.Clean.model_validate(wanted)
+        return config_data.Clean.model_validate(wanted)
     except ValidationError as error:
-        raise UserError(one_sentence(error, Path("data.clean"), config.Clean)) from error
+        raise UserError(one_sentence(error, Path("data.clean"), config_data.Clean)) from error
 
 
 def _as_dict(change: Change) -> dict[str, Any]:

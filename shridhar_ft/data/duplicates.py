@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import xxhash
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.hashset import HashSet
 from shridhar_ft.data.lines import without_lines
 from shridhar_ft.data.minhash import Signatures, signature
@@ -48,7 +48,7 @@ class Repeats:
 class DuplicateFinder:
     """Passages and conversations seen so far; of several copies the one that comes first stays."""
 
-    def __init__(self, settings: config.Duplicates) -> None:
+    def __init__(self, settings: config_data.Duplicates) -> None:
         self._settings = settings
         self._passages = _Seen(settings)
         self._conversations = _Seen(settings)
@@ -130,7 +130,7 @@ class DuplicateFinder:
 class _Seen:
     """Texts seen so far, as hashes of all their words and as signatures."""
 
-    def __init__(self, settings: config.Duplicates) -> None:
+    def __init__(self, settings: config_data.Duplicates) -> None:
         self._fewest = settings.min_words  # for near ones
         self._exact: set[int] | None = set() if settings.exact else None
         self._near = Signatures(settings.threshold) if settings.near else None

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.account import EXAMPLES, SourceAccount
 from shridhar_ft.data.blocks import block_limit, chapter_titles, cut_blocks
 from shridhar_ft.data.clean import clean_text
@@ -14,7 +14,9 @@ from shridhar_ft.data.split import SplitName, allowance, assign, content_key
 from shridhar_ft.errors import UserError
 
 
-def stage_works(documents: Iterable[Document], clean: config.Clean, key: str, rows: RowStream) -> list[SourceAccount]:
+def stage_works(
+    documents: Iterable[Document], clean: config_data.Clean, key: str, rows: RowStream
+) -> list[SourceAccount]:
     """Clean works and append each one whole.
 
     Args:
@@ -33,8 +35,7 @@ def stage_works(documents: Iterable[Document], clean: config.Clean, key: str, ro
     for document in documents:
         account = accounts.setdefault(document.source, SourceAccount("books", document.source))
         account.ledger.characters_in += len(document.text)
-        wanted = EXAMPLES if len(accounts) <= EXAMPLES else 0  # of more files, no example would be shown
-        cleaned = clean_text(document.text, clean, is_book=True, examples=wanted)
+        cleaned = clean_text(document.text, clean, is_book=True, examples=EXAMPLES)
         account.take(cleaned, document.work)
         if not cleaned.text.strip():
             raise UserError(
@@ -49,7 +50,7 @@ def stage_works(documents: Iterable[Document], clean: config.Clean, key: str, ro
 def deal_works(
     stream: Path,
     accounts: Sequence[SourceAccount],
-    split: config.Split,
+    split: config_data.Split,
     seen: DuplicateFinder,
     streams: Mapping[SplitName, RowStream],
 ) -> None:

@@ -5,7 +5,7 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.account import SourceAccount
 from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.conversations import normalise
@@ -15,7 +15,7 @@ from shridhar_ft.data.rows import RowStream, dialogue_row, read_stream
 from shridhar_ft.data.split import SplitName, allowance, assign, content_key
 
 
-def stage_dialogues(dialogues: Iterable[Dialogue], clean: config.Clean, rows: RowStream) -> list[SourceAccount]:
+def stage_dialogues(dialogues: Iterable[Dialogue], clean: config_data.Clean, rows: RowStream) -> list[SourceAccount]:
     """Clean and normalise dialogues and append those of which something is left.
 
     Args:
@@ -36,7 +36,7 @@ def stage_dialogues(dialogues: Iterable[Dialogue], clean: config.Clean, rows: Ro
     return accounts
 
 
-def _conversation(dialogue: Dialogue, clean: config.Clean, account: SourceAccount) -> tuple[Message, ...]:
+def _conversation(dialogue: Dialogue, clean: config_data.Clean, account: SourceAccount) -> tuple[Message, ...]:
     """The cleaned and normalised turns, none if the dialogue is dropped; what was done is booked."""
     ledger = account.ledger
     account.dialogues_in += 1
@@ -58,7 +58,7 @@ def _conversation(dialogue: Dialogue, clean: config.Clean, account: SourceAccoun
 def deal_dialogues(
     stream: Path,
     accounts: Sequence[SourceAccount],
-    split: config.Split,
+    split: config_data.Split,
     seen: DuplicateFinder,
     streams: Mapping[SplitName, RowStream],
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.column_stats import TableStats, share_of_cyrillic, shown
 from shridhar_ft.data.sources.books import SUFFIXES, read_book
 from shridhar_ft.data.sources.counts import RowCounts
@@ -90,7 +90,7 @@ def _shortest(paths: Sequence[str], books: Sequence[Path]) -> list[str]:
 
 def _units(files: Sequence[Path]) -> list[Unit]:
     """What is read as one: units that rows come in, and what no name or beginning tells, as books."""
-    return units_of(config.Rows(paths=[str(file) for file in files]), KEY) if files else []
+    return units_of(config_data.Rows(paths=[str(file) for file in files]), KEY) if files else []
 
 
 def _paths_of(unit: Unit) -> list[str]:
@@ -113,7 +113,7 @@ def _of_book(file: Path, samples: bool) -> dict[str, Any]:
     suffix = next(suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if file.name.lower().endswith(suffix))
     facts = {"path": str(file), "format": suffix.removeprefix("."), "bytes": file.stat().st_size, "notes": notes}
     try:
-        document = read_book(file, config.Books.model_fields["encoding"].default, KEY, told)
+        document = read_book(file, config_data.Books.model_fields["encoding"].default, KEY, told)
     except UserError as error:  # one bad book of a shelf is what one looks for
         return {**facts, "error": str(error), "notes": [str(error)]}
     text = document.text
@@ -160,7 +160,7 @@ def _of_dump(unit: Unit) -> tuple[dict[str, TableStats], dict[str, Any]]:
 
 def _of_rows(unit: Unit) -> tuple[dict[str, TableStats], dict[str, Any]]:
     counts = RowCounts()
-    reader = Reader(config.Rows(paths=[str(path) for path in unit.paths]), KEY, counts)
+    reader = Reader(config_data.Rows(paths=[str(path) for path in unit.paths]), KEY, counts)
     stats: dict[str, TableStats] = {}
     rows = counted(reader.rows(), f"{unit.paths[0].name}: rows")
     while held := list(islice(rows, AT_ONCE)):

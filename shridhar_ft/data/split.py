@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import xxhash
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -18,7 +18,7 @@ def content_key(text: str) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
-def assign(units: Sequence[tuple[str, int]], split: config.Split, group: str) -> list[SplitName]:
+def assign(units: Sequence[tuple[str, int]], split: config_data.Split, group: str) -> list[SplitName]:
     """Draw a split for every unit of one group (the blocks of a work, the conversations of a file).
 
     Fewer than `MANY` units are drawn systematically: laid end to end in the order of their hashes, they are cut at
@@ -70,7 +70,7 @@ def _hash(*parts: object) -> int:
     return xxhash.xxh3_64_intdigest("\x1f".join(map(str, parts)).encode())
 
 
-def _at(position: float, split: config.Split) -> SplitName:
+def _at(position: float, split: config_data.Split) -> SplitName:
     """The split that holds this position of the unit interval."""
     shares = {name: getattr(split, name) for name in SPLITS if getattr(split, name) > 0}
     for name, bound in zip(shares, accumulate(shares.values()), strict=True):

@@ -5,7 +5,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.account import SourceAccount, total
 from shridhar_ft.data.measure import KINDS, Kind, Size, histograms, shares
 from shridhar_ft.data.split import SPLITS, SplitName
@@ -20,7 +20,7 @@ Sizes = Mapping[Kind, Mapping[SplitName, Size]]
 SharedRuns = Mapping[Kind, Mapping[SplitName, Mapping[str, int]]]
 
 
-def check_none_empty(sources: Sequence[SourceAccount], measured: Sizes, split: config.Split) -> None:
+def check_none_empty(sources: Sequence[SourceAccount], measured: Sizes, split: config_data.Split) -> None:
     """Refuse data of which a wanted split got nothing.
 
     Raises:
@@ -79,7 +79,7 @@ def write_split(
     sources: Sequence[SourceAccount],
     measured: Sizes,
     shared: SharedRuns,
-    split: config.Split,
+    split: config_data.Split,
 ) -> None:
     """The split receipt: shares by characters against those asked, and the 13-word runs that train shares.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xxhash
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.rows import RowStream, read_stream
 from shridhar_ft.data.split import SPLITS, SplitName
 
@@ -51,7 +51,7 @@ def are_dialogues(batch: "pa.RecordBatch") -> np.ndarray:
     return pc.greater(pc.list_value_length(batch["messages"]), 0).to_numpy(zero_copy_only=False)
 
 
-def shares_to_move(left: Characters, drawn: Characters, split: config.Split) -> dict[SplitName, float]:
+def shares_to_move(left: Characters, drawn: Characters, split: config_data.Split) -> dict[SplitName, float]:
     """Shares of train's dialogues that held-out splits need to have what was asked, if no more of these is left of
     them than of those that were drawn before.
 
@@ -78,7 +78,7 @@ def shares_to_move(left: Characters, drawn: Characters, split: config.Split) -> 
     return {name: ceil(caution * part / STEP) * STEP for name, part in wanted.items()}
 
 
-def top_up(files: Mapping[SplitName, Path], drawn: Characters, split: config.Split, attempt: int) -> list[Moved]:
+def top_up(files: Mapping[SplitName, Path], drawn: Characters, split: config_data.Split, attempt: int) -> list[Moved]:
     """Move conversations from train to the end of held-out splits that are short, those with the lowest hashes.
 
     Args:

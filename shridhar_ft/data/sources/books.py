@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.records import Document
 from shridhar_ft.data.sources.decoding import check_encoding
 from shridhar_ft.data.sources.docx import read_docx
@@ -36,7 +36,7 @@ def _quiet(line: str) -> None:
     pass
 
 
-def book_files(books: config.Books) -> list[Path]:
+def book_files(books: config_data.Books) -> list[Path]:
     """The files of the shelf, sorted.
 
     Raises:
@@ -83,7 +83,7 @@ def _suffix(file: Path) -> str:
     return ".fb2.zip" if file.name.lower().endswith(".fb2.zip") else file.suffix
 
 
-def read_books(books: config.Books, say: Say = _quiet, mojibake_allowed: bool = False) -> Iterator[Document]:
+def read_books(books: config_data.Books, say: Say = _quiet, mojibake_allowed: bool = False) -> Iterator[Document]:
     """Read the shelf lazily, one whole work at a time, uncleaned.
 
     Args:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.sources.batches import Batch
 from shridhar_ft.data.sources.parquet_rows import lists_of
 from shridhar_ft.data.sources.row import BATCH_ROWS
@@ -40,7 +40,7 @@ def open_folder(folder: Path, splits: Sequence[str], key: str) -> dict[str, Any]
     return _chosen(loaded if isinstance(loaded, Mapping) else {"": loaded}, splits, str(folder), key)
 
 
-def open_hub(source: config.Rows, key: str) -> dict[str, Any]:
+def open_hub(source: config_data.Rows, key: str) -> dict[str, Any]:
     """The splits of a dataset on the Hub; nothing is downloaded before it is read, and no code of it is run.
 
     Raises:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.records import Dialogue
 from shridhar_ft.data.sources.counts import RowCounts
 from shridhar_ft.data.sources.formats import row_files
@@ -19,7 +19,7 @@ OPTIONAL = ("input", "system")  # columns of alpaca rows that a row may lack
 
 
 def read_dialogues(
-    source: config.Dialogues, key: str, counts: RowCounts | None = None, spill: Path | None = None
+    source: config_data.Dialogues, key: str, counts: RowCounts | None = None, spill: Path | None = None
 ) -> Iterator[Dialogue]:
     """Read a source lazily, one dialogue at a time, neither cleaned nor normalised.
 
@@ -45,7 +45,7 @@ def read_dialogues(
         yield from _whole(source, key, counts)
 
 
-def _whole(source: config.Dialogues, key: str, counts: RowCounts) -> Iterator[Dialogue]:
+def _whole(source: config_data.Dialogues, key: str, counts: RowCounts) -> Iterator[Dialogue]:
     """Rows that are whole conversations."""
     reader = Reader(source, key, counts)
     answered, lists, met = False, False, ("", "")
@@ -70,7 +70,7 @@ def _whole(source: config.Dialogues, key: str, counts: RowCounts) -> Iterator[Di
         )
 
 
-def _check_optional(source: config.Dialogues, key: str, reader: Reader) -> None:
+def _check_optional(source: config_data.Dialogues, key: str, reader: Reader) -> None:
     """Refuse an optional column that the recipe names and no row has."""
     there = {name: None for names in reader.columns.values() for name in names}
     for column in OPTIONAL:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.sources.batches import Batch
 from shridhar_ft.data.sources.names import did_you_mean
 from shridhar_ft.data.sources.row import size_of
@@ -43,7 +43,7 @@ def forms(value: object) -> set[object]:
 class Filters:
     """The conditions of a source; a row stays if its columns meet all of them."""
 
-    def __init__(self, source: config.Rows, key: str) -> None:
+    def __init__(self, source: config_data.Rows, key: str) -> None:
         """
         Args:
             source: Its `filter` and those of its tables are taken.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.sources.datasets_rows import is_saved_dataset
 from shridhar_ft.data.sources.mysql.foreign import looks_like_dump
 from shridhar_ft.data.sources.mysql.parts import dump_groups
@@ -37,7 +37,7 @@ class Unit(NamedTuple):
     paths: list[Path]
 
 
-def units_of(source: config.Rows, key: str) -> list[Unit]:
+def units_of(source: config_data.Rows, key: str) -> list[Unit]:
     """What a source reads, in order; none for a dataset on the Hub.
 
     Raises:
@@ -57,7 +57,7 @@ def units_of(source: config.Rows, key: str) -> list[Unit]:
     return units + _units(files, source, key)
 
 
-def row_files(source: config.Rows, key: str) -> list[Path]:
+def row_files(source: config_data.Rows, key: str) -> list[Path]:
     """All files of a source, for its fingerprint; none for a dataset on the Hub.
 
     Raises:
@@ -74,7 +74,7 @@ def unit_table(unit: Unit) -> str | None:
     return None if unit.format == "mysql_dump" else table_name(unit.paths[0])
 
 
-def _units(files: Sequence[Path], source: config.Rows, key: str) -> list[Unit]:
+def _units(files: Sequence[Path], source: config_data.Rows, key: str) -> list[Unit]:
     """Files by their formats; those that make up a dump stand where its first part does."""
     formats = {file: _format_of(file) if source.format == "auto" else source.format for file in files}
     # The later parts of a dump begin anywhere and look like nothing.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.sources.batches import Batch
 from shridhar_ft.data.sources.counts import RowCounts
 from shridhar_ft.data.sources.csv_rows import read_csv
@@ -27,7 +27,7 @@ Columns = Callable[[str], Sequence[str]]
 class Reader:
     """One reading of a source."""
 
-    def __init__(self, source: config.Rows, key: str, counts: RowCounts) -> None:
+    def __init__(self, source: config_data.Rows, key: str, counts: RowCounts) -> None:
         """
         Args:
             source: Where the rows are, which tables and rows of them are read.

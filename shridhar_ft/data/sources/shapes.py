@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.records import Message, Role
 from shridhar_ft.data.sources.names import listed, nearest
 from shridhar_ft.data.sources.row import Row, kind
 from shridhar_ft.errors import UserError
 
-# Keys of config.Columns, by the shape that they belong to.
+# Keys of config_data.Columns, by the shape that they belong to.
 LIST_COLUMNS = ("messages", "role", "text")
 ALPACA_COLUMNS = ("instruction", "input", "output", "system")
 TURNS_COLUMNS = ("conversation", "order", "time", "role", "text")
@@ -27,7 +27,7 @@ LONGEST_SPEAKER = 40  # characters; what is longer may be what people said, whic
 ANYONE = "*"  # in `roles`: whoever is not named otherwise
 
 
-def is_turns(source: config.Dialogues, key: str) -> bool:
+def is_turns(source: config_data.Dialogues, key: str) -> bool:
     """Whether each row is one turn, and rows are to be grouped into conversations.
 
     Raises:
@@ -58,7 +58,7 @@ def is_turns(source: config.Dialogues, key: str) -> bool:
     return turns
 
 
-def takes_lists(row: Row, source: config.Dialogues, columns: config.Columns, key: str) -> bool:
+def takes_lists(row: Row, source: config_data.Dialogues, columns: config_data.Columns, key: str) -> bool:
     """Whether rows hold a list of turns (messages, sharegpt) or an instruction and its output (alpaca).
 
     Args:
@@ -93,13 +93,13 @@ def takes_lists(row: Row, source: config.Dialogues, columns: config.Columns, key
     )
 
 
-def columns_of(source: config.Rows, table: str) -> config.Columns:
+def columns_of(source: config_data.Rows, table: str) -> config_data.Columns:
     """The columns of a table: the source's own, but for those that the table names otherwise."""
-    own = next((one.columns for one in source.tables if one.name == table), config.Columns())
+    own = next((one.columns for one in source.tables if one.name == table), config_data.Columns())
     return source.columns.model_copy(update={column: getattr(own, column) for column in _named(own)})
 
 
-def _named(columns: config.Columns) -> set[str]:
+def _named(columns: config_data.Columns) -> set[str]:
     """The keys that a recipe gives."""
     return {column for column, name in columns if name}
 
@@ -108,7 +108,7 @@ def _columns_of(shape: str) -> Sequence[str]:
     return ALPACA_COLUMNS if shape == "alpaca" else LIST_COLUMNS
 
 
-def read_list(row: Row, source: config.Dialogues, columns: config.Columns, key: str) -> tuple[Message, ...]:
+def read_list(row: Row, source: config_data.Dialogues, columns: config_data.Columns, key: str) -> tuple[Message, ...]:
     """The messages of a row of the shape messages or sharegpt.
 
     Raises:
@@ -134,7 +134,7 @@ def read_list(row: Row, source: config.Dialogues, columns: config.Columns, key: 
     return tuple(messages)
 
 
-def read_alpaca(row: Row, columns: config.Columns, key: str) -> tuple[Message, ...]:
+def read_alpaca(row: Row, columns: config_data.Columns, key: str) -> tuple[Message, ...]:
     """The messages of a row of the shape alpaca: the system text if there is one, the question, the answer.
 
     Raises:

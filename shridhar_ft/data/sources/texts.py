@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.records import Document
 from shridhar_ft.data.sources.counts import NO_TEXT, RowCounts
 from shridhar_ft.data.sources.names import did_you_mean
@@ -14,10 +14,10 @@ from shridhar_ft.data.sources.shapes import columns_of
 from shridhar_ft.errors import UserError
 
 DEFAULT_TEXT = "text"
-COLUMNS = ("text", "title", "author")  # keys of config.Columns that texts have
+COLUMNS = ("text", "title", "author")  # keys of config_data.Columns that texts have
 
 
-def read_texts(source: config.Texts, key: str, counts: RowCounts | None = None) -> Iterator[Document]:
+def read_texts(source: config_data.Texts, key: str, counts: RowCounts | None = None) -> Iterator[Document]:
     """Read a source lazily, one work at a time, uncleaned.
 
     Args:
@@ -70,7 +70,7 @@ class _Piece(NamedTuple):
     text: str
 
 
-def _pieces(source: config.Texts, key: str, counts: RowCounts) -> Iterator[_Piece]:
+def _pieces(source: config_data.Texts, key: str, counts: RowCounts) -> Iterator[_Piece]:
     """The rows that hold a text."""
     reader = Reader(source, key, counts)
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.records import Role
 from shridhar_ft.data.sources.batches import Batch
 from shridhar_ft.data.sources.counts import NO_CONVERSATION, NO_ROLE, NO_TEXT, NO_TIME, RowCounts
@@ -46,7 +46,7 @@ class TableMapping(NamedTuple):
         return named | {name: column for name, column in single if name}
 
 
-def mapping_of(source: config.Dialogues, table: str, key: str) -> TableMapping:
+def mapping_of(source: config_data.Dialogues, table: str, key: str) -> TableMapping:
     """What the recipe says of a table.
 
     Raises:
@@ -103,7 +103,7 @@ def schema() -> "pa.Schema":
 class TurnMaker:
     """Makes turns of rows, counts those that are none, and watches what the tables hold."""
 
-    def __init__(self, source: config.Dialogues, key: str, counts: RowCounts) -> None:
+    def __init__(self, source: config_data.Dialogues, key: str, counts: RowCounts) -> None:
         """
         Args:
             source: What the columns mean.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from shridhar_ft import config
+from shridhar_ft import config_data
 from shridhar_ft.data.records import Dialogue
 from shridhar_ft.data.sources.counts import NO_TIME, RowCounts
 from shridhar_ft.data.sources.formats import row_files
@@ -20,7 +20,9 @@ USER, ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
 UNPACKED = 8  # times the size of a packed file
 
 
-def read_conversations(source: config.Dialogues, key: str, counts: RowCounts, spill: Path | None) -> Iterator[Dialogue]:
+def read_conversations(
+    source: config_data.Dialogues, key: str, counts: RowCounts, spill: Path | None
+) -> Iterator[Dialogue]:
     """Read all rows, then hand over the conversations that they make up.
 
     Args:
@@ -37,7 +39,7 @@ def read_conversations(source: config.Dialogues, key: str, counts: RowCounts, sp
         UserError: Something of the input is wrong, a mapped column is not there, or no conversation has both sides.
     """
     if source.session_gap is not None and not all(
-        (table.columns.time or source.columns.time) for table in source.tables or [config.Table(name="")]
+        (table.columns.time or source.columns.time) for table in source.tables or [config_data.Table(name="")]
     ):
         raise UserError(f"{key}.session_gap needs the time of every turn; name its column with {key}.columns.time=…")
     maker = TurnMaker(source, key, counts)
@@ -60,7 +62,7 @@ def read_conversations(source: config.Dialogues, key: str, counts: RowCounts, sp
         raise UserError(_never_meet(source, key, counts))
 
 
-def _size(source: config.Dialogues, key: str) -> int:
+def _size(source: config_data.Dialogues, key: str) -> int:
     """About how many bytes the source has, unpacked."""
     if source.hub:
         return UNKNOWN
@@ -70,7 +72,7 @@ def _size(source: config.Dialogues, key: str) -> int:
     )
 
 
-def _spill(source: config.Dialogues, key: str, counts: RowCounts, maker: TurnMaker, turns: Spill) -> str:
+def _spill(source: config_data.Dialogues, key: str, counts: RowCounts, maker: TurnMaker, turns: Spill) -> str:
     """Read all rows into the partitions, check what they held, and return what to call the source."""
     reader = Reader(source, key, counts)
     name = ""
@@ -106,7 +108,7 @@ def _check_columns(reader: Reader, maker: TurnMaker, table: str) -> None:
             )
 
 
-def _check_sides(source: config.Dialogues, key: str, counts: RowCounts, maker: TurnMaker) -> None:
+def _check_sides(source: config_data.Dialogues, key: str, counts: RowCounts, maker: TurnMaker) -> None:
     """Refuse a mapping by which only one side speaks."""
     spoke = {role for roles in maker.spoke.values() for role in roles}
     if not spoke:
@@ -131,7 +133,7 @@ def _check_sides(source: config.Dialogues, key: str, counts: RowCounts, maker: T
         raise UserError(f"{key}: every turn of {tables} is the {ROLES[other]}'s, nobody {says}; {mend}")
 
 
-def _never_meet(source: config.Dialogues, key: str, counts: RowCounts) -> str:
+def _never_meet(source: config_data.Dialogues, key: str, counts: RowCounts) -> str:
     between = f" between {' and '.join(table.name for table in source.tables)}" if len(source.tables) > 1 else ""
     gap = f", or {key}.session_gap longer" if counts.sessions_cut else ""
     return (
