@@ -4,11 +4,19 @@ Users' mistakes are `UserError`: one sentence that says what, where, and the men
 and tracebacks. Statuses follow sysexits where one fits (65 data, 74 input/output, 75 temporary failure).
 """
 
+import re
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
+
 
 class Stop(Exception):
     """An end with a status of its own; its text is the one sentence that the user reads."""
 
     status = 1
+
+    def __init__(self, sentence: str = "") -> None:
+        """Names that it quotes may hold line ends and other control characters; they become spaces."""
+        super().__init__(_CONTROLS.sub(" ", sentence))
 
 
 class UserError(Stop, ValueError):
