@@ -1,5 +1,6 @@
 """The dump reader reads what mysqldump and hands write, and refuses the rest with one sentence."""
 
+import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -530,3 +531,14 @@ def test_a_row_of_many_megabytes_is_read(tmp_path: Path) -> None:
     file.write_bytes(b"CREATE TABLE t (s longtext);INSERT INTO t VALUES ('" + b"a\\'" * (10 << 20) + b"');")
     (batch,) = Dump([file], "k").batches()
     assert batch.columns["s"] == ["a'" * (10 << 20)]
+
+
+def test_a_wide_row_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
+    # Each of its strings could be matched in two ways: a pattern that goes back would try 2**200 of them.
+    row = b",".join([b"'47'"] * 200)
+    file = tmp_path / "wide.sql"
+    file.write_bytes(b"INSERT INTO `u` VALUES (%b,/*!50705 0x00,*/'x'),(%b);\n" % (row, row))
+    started = time.process_time()
+    with pytest.raises(UserError, match="row 2 of the table u has 200 values where 202 belong"):
+        list(Dump([file], "data.dialogues.0").batches())
+    assert time.process_time() - started < 2

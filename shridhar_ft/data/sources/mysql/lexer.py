@@ -1,7 +1,7 @@
 """The lexical rules of a dump, as regular expressions on bytes.
 
-Every repetition is possessive (`++`, `*+`), so that no input, cut off or hostile, makes a match go back: time is
-linear in the bytes. What ends inside a match does not match at all, and is tried again with more bytes.
+Every repetition is possessive (`++`, `*+`) and a choice between two ways to match the same bytes is atomic (`(?>`), so
+that no input, cut off or hostile, makes a match go back: time is linear in the bytes. What ends inside a match does not match at all, and is tried again with more bytes.
 """
 
 import re
@@ -10,7 +10,7 @@ from functools import lru_cache
 # A string without quotes inside, whose last character is no backslash, certainly ends at its next quote; finding that
 # quote is several times faster than looking at every character, so this is tried first.
 _REST_OF_STRING = r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+'"
-_STRING = rf"'(?:[^']*+(?<!\\)'(?=[,)])|{_REST_OF_STRING})"
+_STRING = rf"'(?>[^']*+(?<!\\)'(?=[,)])|{_REST_OF_STRING})"
 _DOUBLE_QUOTED = r'"[^"\\]*+(?:(?:\\.|"")[^"\\]*+)*+"'
 _PLAIN_STRING = r"'[^']*+(?:''[^']*+)*+'"  # in the sql_mode NO_BACKSLASH_ESCAPES
 _PLAIN_DOUBLE_QUOTED = r'"[^"]*+(?:""[^"]*+)*+"'
