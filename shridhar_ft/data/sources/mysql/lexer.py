@@ -1,7 +1,8 @@
 """The lexical rules of a dump, as regular expressions on bytes.
 
 Every repetition is possessive (`++`, `*+`) and a choice between two ways to match the same bytes is atomic (`(?>`), so
-that no input, cut off or hostile, makes a match go back: time is linear in the bytes. What ends inside a match does not match at all, and is tried again with more bytes.
+that no input, cut off or hostile, makes a match go back: time is linear in the bytes. What ends inside a match does
+not match at all, and is tried again with more bytes.
 """
 
 import re
