@@ -53,7 +53,10 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with stoppable(" ".join(given[:1]) or "shridhar-ft"):
-            status = app(args=given, prog_name="shridhar-ft", standalone_mode=False)
+            try:
+                status = app(args=given, prog_name="shridhar-ft", standalone_mode=False)
+            except typer.Abort as abort:  # what typer makes of Ctrl-C
+                raise KeyboardInterrupt from abort
     except Stop as stop:
         if "--json" in given:
             print(json.dumps({"status": stop.status, "error": str(stop)}, ensure_ascii=False))
@@ -61,8 +64,6 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stop, Resumable):
             print_error(f"to go on: {shlex.join(['shridhar-ft', *given])}")
         return stop.status
-    except typer.Abort:
-        return 130
     except Exception as error:
         if not (hasattr(error, "exit_code") and hasattr(error, "format_message")):
             raise
@@ -77,7 +78,8 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
 def answer(as_json: bool, value: Any, lines: Sequence[str] = ()) -> None:  # noqa: ANN401 - whatever JSON holds
     """Print a command's answer: JSON, or lines for a person."""
     if as_json:
-        print(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+        text = json.dumps(value, ensure_ascii=False, indent=1, default=str)
+        print(text.encode("utf-8", errors="replace").decode("utf-8"))
     else:
         for line in lines:
             print(line)
@@ -205,7 +207,7 @@ def _prepared(recipe: str, overrides: list[str] | None) -> tuple[Any, Any]:
     loaded = load_recipe(recipe, overrides or [])
     run = run_folder(loaded.name)
     with only_one(run):
-        return run, prepare(loaded, run, say)
+        return run, prepare(loaded, run, say, to_train=False)
 
 
 @recipe_app.command("check", epilog="Example: shridhar-ft recipe check recipes/demo sft.rank=8")

@@ -126,7 +126,7 @@ def dialogue_documents(
     """
     for _, messages in conversations(load_split(run, split)):
         for part in cut_conversation(messages, partial(encode_dialogue, tokenizer), context):
-            yield part if assistant_only else Encoded(part.ids, np.ones(len(part.ids), dtype=bool), part.cut)
+            yield part if assistant_only else Encoded(part.ids, np.ones(len(part.ids), dtype=bool), part.whole)
 
 
 def long_text(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> np.ndarray:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def prepare(recipe: Recipe, run: Run, say: Callable[[str], None]) -> "PreTrainedTokenizerBase":
-    """Make what is missing of data and tokenizer, and check that every stage can fill a window.
+def prepare(recipe: Recipe, run: Run, say: Callable[[str], None], to_train: bool = True) -> "PreTrainedTokenizerBase":
+    """Make what is missing of data and tokenizer and, where training follows, check that every stage fills a window.
 
     Raises:
         UserError: Wrong input, before anything is written; a train split shorter than one window, before training.
@@ -32,7 +32,9 @@ def prepare(recipe: Recipe, run: Run, say: Callable[[str], None]) -> "PreTrained
     data.ensure(recipe, run, say)
     tokenizer = ensure_tokenizer(recipe, run, say)
     record_recipe(run, dump_recipe(recipe), recipe.seed)
-    check_windows(recipe, tokenizer, judge(recipe, run, tokenizer))
+    judged = judge(recipe, run, tokenizer)
+    if to_train:
+        check_windows(recipe, tokenizer, judged)
     return tokenizer
 
 

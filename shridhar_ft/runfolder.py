@@ -247,8 +247,10 @@ def only_one(run: Run, what: str = "run") -> Iterator[None]:
     Raises:
         UserError: Another process is working on the same run.
     """
-    RUNS.mkdir(exist_ok=True)
-    with (RUNS / f".{run.name}.{what}.lock").open("w") as lock:
+    with disk_errors(RUNS):
+        RUNS.mkdir(exist_ok=True)
+        lock_file = (RUNS / f".{run.name}.{what}.lock").open("w")
+    with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

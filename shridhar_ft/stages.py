@@ -170,7 +170,7 @@ def _tuning_alone(tuning: Tuning) -> dict[str, Any]:
 def _mask_receipt(run: Run, context: int, assistant_only: bool, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Print one conversation with its masked part marked, so that a person sees what is learned."""
     examples = dialogue_documents(run, tokenizer, "train", context, assistant_only)
-    example = next((found for found in examples if not found.cut), None)
+    example = next((found for found in examples if found.whole), None)
     if example is None:
         raise UserError(
             f"sft.context: every conversation of the train split has an exchange of over {context} tokens; lengthen it"

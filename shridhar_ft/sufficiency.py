@@ -105,11 +105,11 @@ def verdict(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase", sft_
 
 def _count_dialogues(run: Run, tokenizer: "PreTrainedTokenizerBase", split: SplitName, context: int) -> dict[str, Any]:
     """Lengths of a split's conversations as they are packed, and what else there is to count in them."""
-    found: dict[str, Any] = {"lengths": [], "assistant": 0, "cut": 0}
+    found: dict[str, Any] = {"lengths": [], "assistant": 0, "longer": 0}
     for part in dialogue_documents(run, tokenizer, split, context, assistant_only=True):
         found["lengths"].append(len(part.ids))
         found["assistant"] += int(part.learned.sum())
-        found["cut"] += part.cut
+        found["longer"] += not part.whole
     turns = [len(messages) for _, messages in conversations(load_split(run, split))]
     return {**found, "conversations": len(turns), "turns": sum(turns)}
 
@@ -252,7 +252,7 @@ def _judge_sft(recipe: Recipe, dialogues: dict[str, Any], context: int, processe
         "turns": dialogues["turns"],
         "tokens": tokens,
         "assistant_tokens": dialogues["assistant"],
-        "cut": dialogues["cut"],
+        "pieces_of_longer_exchanges": dialogues["longer"],
         "windows": windows,
         "filled": round(tokens / (windows * context), 4) if windows else 0.0,
         **schedule(recipe.sft, windows, processes),
@@ -267,6 +267,8 @@ def _judge_sft(recipe: Recipe, dialogues: dict[str, Any], context: int, processe
         )
     )
     notes = []
-    if numbers["cut"]:
-        notes.append(f"{numbers['cut']:,} tokens are cut off: single exchanges are longer than the window.")
+    if longer := numbers["pieces_of_longer_exchanges"]:
+        notes.append(
+            f"Exchanges longer than the window go on in the next one: {longer:,} pieces are no whole exchange."
+        )
     return {**numbers, "verdict": sentence, "notes": notes}

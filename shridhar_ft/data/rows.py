@@ -35,19 +35,19 @@ def schema() -> "pa.Schema":
 
 def work_row(document: Document, text: str, chapters: Sequence[str]) -> dict[str, Any]:
     """The row of a whole cleaned work, with its chapter titles, one a line."""
-    return {**block_row(document, 0, text, "\n".join(chapters)), "id": document.id}
+    return {**block_row(document, 0, text, "\n".join(chapters)), "id": _writable(document.id)}
 
 
 def block_row(document: Document, number: int, text: str, chapter: str) -> dict[str, Any]:
     """The row of one block of a work."""
     return {
         "source": document.source,
-        "id": f"{document.work}/{number:04d}",
-        "work": document.work,
+        "id": f"{_writable(document.work)}/{number:04d}",
+        "work": _writable(document.work),
         "text": text,
         "messages": [],
-        "title": document.title,
-        "author": document.author,
+        "title": _writable(document.title),
+        "author": _writable(document.author),
         "chapter": chapter,
     }
 
@@ -56,7 +56,7 @@ def dialogue_row(source: str, id_: str, messages: Sequence[Message]) -> dict[str
     """The row of one dialogue."""
     return {
         "source": source,
-        "id": id_,
+        "id": _writable(id_),
         "work": "",
         "text": "",
         "messages": [{"role": m.role, "content": m.content} for m in messages],
@@ -64,6 +64,11 @@ def dialogue_row(source: str, id_: str, messages: Sequence[Message]) -> dict[str
         "author": "",
         "chapter": "",
     }
+
+
+def _writable(name: str) -> str:
+    """A name without halves of surrogate pairs, which JSON's `\\ud83d` can bring in, and UTF-8 cannot hold."""
+    return name.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def read_stream(file: Path) -> Iterator["pa.RecordBatch"]:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from shridhar_ft.data.account import SourceAccount
 from shridhar_ft.data.rows import RowStream
-from shridhar_ft.errors import Resumable, Stop
+from shridhar_ft.errors import DiskFailed, Resumable, Stop
 from shridhar_ft.runfolder import disk_errors, read_json, write_json
 
 
@@ -56,6 +56,8 @@ class Staging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        can_go_on = isinstance(error, KeyboardInterrupt | Resumable) or (error and not isinstance(error, Stop))
+        can_go_on = isinstance(error, KeyboardInterrupt | Resumable | DiskFailed) or (
+            error and not isinstance(error, Stop)
+        )
         if not can_go_on:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -39,8 +39,8 @@ class Encoded:
     """Token ids, int32, shape (T,)."""
     learned: np.ndarray
     """Whether loss may fall on each token, bool, shape (T,)."""
-    cut: int = 0
-    """Tokens that had to be cut off its end, for the ledger."""
+    whole: bool = True
+    """False for a piece of an exchange that is longer than the window."""
 
 
 @dataclass
@@ -85,11 +85,9 @@ def pack_windows(
     """
     import pyarrow as pa
 
-    cut = sum(document.cut for document in documents)
     ledger = Ledger(
-        came_in=sum(len(document.ids) for document in documents) + cut,
+        came_in=sum(len(document.ids) for document in documents),
         masked={why_masked: 0, "opens a piece": 0},
-        truncated={"one exchange is longer than the window": cut},
     )
     if overlong == "drop":
         ledger.dropped[OVERLONG] = sum(len(d.ids) for d in documents if len(d.ids) > context)
@@ -167,7 +165,7 @@ def load_windows(folder: Path) -> tuple["Dataset", dict[str, Any]]:
 
 
 def cut_conversation(messages: list[dict[str, str]], encode: EncodeDialogue, context: int) -> Iterator[Encoded]:
-    """Encode a conversation; one longer than the window goes on, turn by turn, as a conversation of its own.
+    """Encode a conversation; one longer than the window goes on, exchange by exchange, as a conversation of its own.
 
     Args:
         messages: Turns with `role` and `content`, an optional system turn first.
@@ -175,7 +173,7 @@ def cut_conversation(messages: list[dict[str, str]], encode: EncodeDialogue, con
         context: Window length in tokens.
 
     Yields:
-        Encoded parts that fit; tokens are cut off only where one exchange alone is longer than the window.
+        Encoded parts that fit; an exchange that alone is longer than the window is continued in the next one.
     """
     ids, learned = encode(messages)
     if len(ids) <= context:
@@ -187,10 +185,20 @@ def cut_conversation(messages: list[dict[str, str]], encode: EncodeDialogue, con
         if turn["role"] == "user" or not exchanges:
             exchanges.append([])
         exchanges[-1].append(turn)
-    held: list[dict[str, str]] = []
-    for exchange in [*exchanges, []]:  # the empty one flushes what is held
-        if held and (not exchange or len(encode(system + held + exchange)[0]) > context):
-            ids, learned = encode(system + held)
-            yield Encoded(ids[:context], learned[:context], cut=max(len(ids) - context, 0))
-            held = []
-        held = held + exchange
+    # Each exchange is encoded once by itself: how many fit together is then known but for a few tokens at the joints.
+    alone = [len(encode(system + exchange)[0]) for exchange in exchanges]
+    opening = len(encode(system)[0]) if system else 0
+    first = 0
+    while first < len(exchanges):
+        end, size = first + 1, alone[first]
+        while end < len(exchanges) and size + alone[end] - opening <= context:
+            size += alone[end] - opening
+            end += 1
+        ids, learned = encode(system + [turn for exchange in exchanges[first:end] for turn in exchange])
+        while len(ids) > context and end > first + 1:
+            end -= 1
+            ids, learned = encode(system + [turn for exchange in exchanges[first:end] for turn in exchange])
+        for start in range(0, len(ids), context):
+            piece = slice(start, start + context)
+            yield Encoded(ids[piece], learned[piece], whole=len(ids) <= context)
+        first = end

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from shridhar_ft.data.sources.signatures import signature
 from shridhar_ft.errors import UserError, first_line
 
-MOST = 512 << 20  # bytes of a book, unpacked
+MOST = 512 << 20  # bytes of an archive, unpacked, its pictures included
+MOST_TEXT = 64 << 20  # bytes of one text or markup file, unpacked or not: parsed, they take twenty times the memory
 MOST_RATIO = 200  # unpacked to packed; text packs to a third or, full of markup, to a thirtieth
 SMALL = 1 << 20  # bytes unpacked that no ratio makes dangerous
 
@@ -37,6 +38,7 @@ class Archive(NamedTuple):
         """
         entry = self.entries[name]
         check_size(self.file, [entry])
+        check_text_size(self.file, entry.file_size)
         return b"".join(self._pieces(entry))
 
     def check_all(self) -> None:
@@ -46,6 +48,9 @@ class Archive(NamedTuple):
             UserError: As `read`.
         """
         check_size(self.file, list(self.entries.values()))
+        check_text_size(
+            self.file, max((e.file_size for e in self.entries.values() if e.filename.endswith(".xml")), default=0)
+        )
         for entry in self.entries.values():
             for _ in self._pieces(entry):
                 pass
@@ -84,6 +89,19 @@ def open_archive(file: Path) -> Iterator[Archive]:
             if entry.flag_bits & _ENCRYPTED:
                 raise UserError(f"{file}: it is encrypted; unpack it with its password, and name what was in it")
         yield Archive(file, entries, handle)
+
+
+def check_text_size(file: Path, size: int) -> None:
+    """Refuse a text that is larger than a parser can take in bounded memory.
+
+    Raises:
+        UserError: It is larger than `MOST_TEXT`.
+    """
+    if size > MOST_TEXT:
+        raise UserError(
+            f"{file}: {size >> 20:,} MiB of text are no book, and books are read up to {MOST_TEXT >> 20} MiB; "
+            "split it into works, or give its text as rows under data.texts"
+        )
 
 
 def check_size(file: Path, entries: list[zipfile.ZipInfo]) -> None:

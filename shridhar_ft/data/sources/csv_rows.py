@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from shridhar_ft.data.sources.names import quotable
 from shridhar_ft.data.sources.row import Row, table_name
 from shridhar_ft.data.sources.text_stream import LONGEST_ROW, text_lines, too_long
 from shridhar_ft.errors import UserError
@@ -87,7 +88,7 @@ def _header(cells: Sequence[str], where: str) -> list[str]:
         wrong = "only numbers stand there"
     elif len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        wrong = f"'{twice}' stands there twice" if twice else "two have no name"
+        wrong = f"{quotable(twice)} stands there twice" if twice else "two have no name"
     if wrong:
         raise UserError(f"{where}: the first line must name the columns, each once ({wrong}); put the names there")
     return names

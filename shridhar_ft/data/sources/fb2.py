@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shridhar_ft.data.records import Document
-from shridhar_ft.data.sources.archives import open_archive
+from shridhar_ft.data.sources.archives import check_text_size, open_archive
 from shridhar_ft.data.sources.markup import Element, Line, joined, local_name, parse_xml, text_and_chapters, text_of
 from shridhar_ft.errors import UserError
 
@@ -26,6 +26,7 @@ def read_fb2(file: Path, work: str, say: Callable[[str], None]) -> Document:
     Raises:
         UserError: The file is damaged or no FictionBook, an archive holds none or several, or a library is missing.
     """
+    check_text_size(file, file.stat().st_size)
     raw = _unpacked(file) if file.suffix.lower() == ".zip" else file.read_bytes()
     # Pictures go before the parser sees them: they are most of the file, and larger than it takes in one piece.
     root = parse_xml(_without_pictures(raw), file)

@@ -1,10 +1,11 @@
 """Names that a recipe gives and a source does not have: the nearest one, and lists short enough to read."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
+_NAME = re.compile(r"[\w.:/-]{1,30}")
 MOST_NAMED = 12  # columns that a message lists
-_LONGEST_NAMED = 40  # characters: in a file without names, the first row stands in their place
 
 
 def nearest(wanted: Sequence[str], existing: Iterable[str]) -> str | None:
@@ -18,10 +19,16 @@ def nearest(wanted: Sequence[str], existing: Iterable[str]) -> str | None:
     return None
 
 
+def quotable(name: str) -> str:
+    """A name as a message may show it: in a file without names somebody's words stand in their place, and are not
+    shown."""
+    return name if _NAME.fullmatch(name) else f"(a text of {len(name)} characters)"
+
+
 def listed(names: Iterable[str]) -> str:
     """The names, shortened where there are many; names only, for what the columns hold may be private."""
     names = list(names)
-    shown = [name if len(name) <= _LONGEST_NAMED else f"{name[:_LONGEST_NAMED]}…" for name in names[:MOST_NAMED]]
+    shown = [quotable(name) for name in names[:MOST_NAMED]]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return (", ".join(shown) or "none") + more
 

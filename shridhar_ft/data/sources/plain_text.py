@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from shridhar_ft.data.sources.archives import check_text_size
 from shridhar_ft.data.sources.decoding import AUTO, decode, is_utf8
 from shridhar_ft.data.sources.detection import Detection, detect
 from shridhar_ft.data.sources.garbled import find_garbled
@@ -30,6 +31,7 @@ def read_text(
     Raises:
         UserError: The bytes do not fit, the encoding cannot be told, or it is not that of the text.
     """
+    check_text_size(file, file.stat().st_size)
     raw = file.read_bytes()
     declared = declared_in(raw)
     given = declared or (encoding if encoding != AUTO else None)

@@ -13,6 +13,7 @@ from shridhar_ft.data.sources.decoding import check_encoding
 from shridhar_ft.data.sources.filters import Filters
 from shridhar_ft.data.sources.formats import Unit, unit_table, units_of
 from shridhar_ft.data.sources.json_rows import read_json
+from shridhar_ft.data.sources.mysql.charsets import DOUBLE
 from shridhar_ft.data.sources.mysql.reader import Dump
 from shridhar_ft.data.sources.names import did_you_mean, listed
 from shridhar_ft.data.sources.parquet_rows import parquet_columns, read_parquet
@@ -92,7 +93,8 @@ class Reader:
 
     def _units(self) -> list[Unit | None]:
         """What is read, None for the dataset on the Hub."""
-        check_encoding(self.source.encoding, self.key)
+        if self.source.encoding != DOUBLE:
+            check_encoding(self.source.encoding, self.key)
         if self.source.hub is not None:
             self._there[self.source.hub.rpartition("/")[2]] = None
             self._check_tables()
@@ -101,6 +103,11 @@ class Reader:
         tables = {id(unit): unit_table(unit) for unit in units}
         self._there |= dict.fromkeys(name for name in tables.values() if name is not None)
         dumps = [unit for unit in units if unit.format == "mysql_dump"]
+        if self.source.encoding == DOUBLE and (others := [unit for unit in units if unit not in dumps]):
+            raise UserError(
+                f"{self.key}.encoding: {DOUBLE} undoes what a MySQL dump encoded twice, and {others[0].paths[0]} is no "
+                "dump; take it away, or make two sources"
+            )
         self._several_dumps = len(dumps) > 1
         if not dumps:
             self._check_tables()
@@ -179,7 +186,13 @@ class Reader:
             for name, table in dump.tables.items()
             if not table.is_view and name not in self.rows_by_table
         }
-        self._note(dump.name, f"a dump, {dump.facts.charset or 'charset not said'}")
+        if doubled := {name: columns for name, columns in dump.facts.double_encoded.items() if self._is_chosen(name)}:
+            name, columns = next(iter(doubled.items()))
+            raise UserError(
+                f"{dump.name}: the texts of {name}.{columns[0]} are UTF-8 that MySQL took for latin1 and encoded "
+                f"again; {self.key}.encoding={DOUBLE} undoes it"
+            )
+        self._note(dump.name, "; ".join(["a dump", *dump.facts.notes()]))
 
     # -------------------------------------------------------------------------------------------- what was met
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from shridhar_ft import config_data
 from shridhar_ft.data.records import Message, Role
-from shridhar_ft.data.sources.names import listed, nearest
+from shridhar_ft.data.sources.names import listed, nearest, quotable
 from shridhar_ft.data.sources.row import Row, kind
 from shridhar_ft.errors import UserError
 
@@ -23,7 +23,6 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt"), "assistant"),
     "system": "system",
 }
-LONGEST_SPEAKER = 40  # characters; what is longer may be what people said, which no message quotes
 ANYONE = "*"  # in `roles`: whoever is not named otherwise
 
 
@@ -196,7 +195,7 @@ def role_of(speaker: str, roles: Mapping[str, Role], where: str, key: str) -> Ro
         UserError: It has none.
     """
     role = roles.get(speaker) or ROLES.get(speaker.strip().casefold()) or roles.get(ANYONE)
-    if role is None and len(speaker) > LONGEST_SPEAKER:
+    if role is None and quotable(speaker) != speaker:
         raise UserError(
             f"{where}: who speaks is a text of {len(speaker):,} characters; name the column that says it with "
             f"{key}.columns.role=…"

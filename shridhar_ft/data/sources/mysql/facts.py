@@ -40,6 +40,16 @@ class Facts:
                 found.setdefault(table, []).append(column)
         return found
 
+    def notes(self) -> list[str]:
+        """What a reader should know of the dump, in short."""
+        said = [note for note in (self.tool, self.server and f"server {self.server}", self.truncated) if note]
+        said.append(self.charset or "charset not said")
+        if self.skipped:
+            said.append("passed over: " + ", ".join(f"{number:,} {kind}" for kind, number in self.skipped.items()))
+        if self.repaired or self.unrepaired:
+            said.append(f"{self.repaired:,} texts that were encoded twice read back, {self.unrepaired:,} left alone")
+        return said
+
     def look_at(self, table: str, column: str, values: list[object]) -> None:
         """Look for double encoding among the first texts of a column that are not ASCII."""
         counts = self._doubles.setdefault((table, column), [0, 0])

@@ -119,14 +119,20 @@ class _Joined:
         return head
 
     def read(self, size: int = -1, /) -> bytes:
-        while True:
-            if chunk := self._handle.read(size):
-                return chunk
+        # Filled up across the ends of parts: what reads a long row asks for ever more, and would get a part each time.
+        chunks: list[bytes] = []
+        left = size
+        while left:
+            if chunk := self._handle.read(left):
+                chunks.append(chunk)
+                left = left - len(chunk) if size > 0 else left
+                continue
             if len(self.starts) == len(self._files):
-                return b""
+                break
             self.starts.append(self.starts[-1] + self._handle.tell())
             self._handle.close()
             self._handle = self.file.open("rb")
+        return b"".join(chunks)
 
     def close(self) -> None:
         self._handle.close()

@@ -183,11 +183,11 @@ def _integer(literal: Literal) -> int | None:
     if literal.is_hex or literal.is_bits:
         return int.from_bytes(literal.string or b"", "big")
     number = _number(literal)
-    with suppress(ValueError):
-        return int(number)
     rounded = Decimal(number)
     if rounded.adjusted() > 20:
         raise BadValue(literal.token, "is no whole number of 64 bits")
+    with suppress(ValueError):
+        return int(number)
     return int(rounded.quantize(Decimal(1), ROUND_HALF_UP))
 
 
