@@ -125,3 +125,29 @@ def test_the_commands_answer_in_json(dump: Path, tmp_path: Path, capsys: pytest.
     assert run_command(["data", "diff", str(book), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"]["soft_hyphens"]["changed"] == 20
     assert run_command(["data", "diff", str(book), "--step", "soft_hyphen"]) == 2
+
+
+def test_of_several_files_the_bad_ones_are_told_and_not_mapped(dump: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: 1\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "below").mkdir()
+    found = inspect([str(tmp_path)])
+    assert [Path(source["path"]).name for source in found["sources"] if "error" in source] == ["empty.txt", "x.yaml"]
+    assert list(found["mapping"]) == ["dialogues"]
+    assert found["folders_passed_over"] == [str(tmp_path / "below")]
+    with pytest.raises(UserError, match="x.yaml: neither its name nor its beginning tells what it is"):
+        inspect([str(tmp_path / "x.yaml")])
+    with pytest.raises(UserError, match="empty.txt: the file is empty"):
+        inspect([str(tmp_path / "empty.txt")])
+
+
+def test_parts_without_their_first_one_are_told(dump: Path, tmp_path: Path) -> None:
+    raw = dump.read_bytes()
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for number, name in enumerate("abc"):
+        (folder / f"talk_a{name}").write_bytes(raw[number * 1000 : (number + 1) * 1000 if name != "c" else None])
+    assert inspect([str(folder)])["sources"][0]["parts"] == 3
+    (folder / "talk_aa").unlink()
+    with pytest.raises(UserError, match="talk_aa.*missing"):
+        inspect([str(folder)])

@@ -314,7 +314,7 @@ def test_large_cells_are_read(tmp_path):
         ('q,a\n"x"y,2\n', "a.csv:2: the row's quotes are wrong"),
         ('question,answer\n1,2\n"x,2\n3,4\n', "a.csv:3: the row's quotes are wrong"),
         ("q,a\n", "a.csv: there are no rows below the names"),
-        ("q,q\n1,2\n", "a.csv:1: the first line must name the columns, each once ('q' stands there twice)"),
+        ("q,q\n1,2\n", "a.csv:1: the first line must name the columns, each once (q stands there twice)"),
         ("1,2\n3,4\n", "a.csv:1: the first line must name the columns, each once (only numbers"),
         ("тайна " * 20 + ",b\n3,4\n", "a.csv:1: the first line must name the columns, each once (a text stands there)"),
     ],

@@ -16,9 +16,10 @@ from shridhar_ft.data.sources.books import SUFFIXES, read_book
 from shridhar_ft.data.sources.counts import RowCounts
 from shridhar_ft.data.sources.datasets_rows import is_saved_dataset
 from shridhar_ft.data.sources.detection import detect
-from shridhar_ft.data.sources.formats import Unit, units_of
+from shridhar_ft.data.sources.formats import Unit, format_of, units_of
 from shridhar_ft.data.sources.mapping_guess import guess_mappings
 from shridhar_ft.data.sources.mysql.foreign import HEADER
+from shridhar_ft.data.sources.mysql.parts import dump_groups
 from shridhar_ft.data.sources.mysql.reader import Dump
 from shridhar_ft.data.sources.mysql.stream import peek
 from shridhar_ft.data.sources.reading import Reader
@@ -35,34 +36,41 @@ PASSAGE = 160  # characters
 
 
 def inspect(paths: Sequence[str], samples: bool = True) -> dict[str, Any]:
-    """What lies there, each file read once from its beginning to its end, in memory that does not grow with it.
+    """What lies there, each file read once from its beginning to its end; rows in memory that does not grow with them.
 
     Args:
         paths: Files, folders (the files in them), or globs. The parts of a dump are one source.
         samples: Whether rows and passages are shown.
 
     Returns:
-        `sources` (path, format, bytes, parts, encoding, notes, and either the figures of a book or `tables`),
+        `sources` (path, format, bytes, parts, encoding, notes, and either the figures of a book or `tables`; `error`
+        where one of several cannot be read), `folders_passed_over`,
         `mapping` (a recipe's `data` section as a dict), `yaml` (the same as text; empty where nothing fits).
 
     Raises:
-        UserError: A path matches nothing, or a file cannot be read as what it is.
+        UserError: A path matches nothing, or nothing of it can be read as what it is.
     """
-    found: list[dict[str, Any]] = []
+    files = _files(paths)
+    books = _books(files)
+    found = [_of_book(book, samples) for book in books]
+    units, unknown = _units([path for path in files if path not in set(books)])
     mapping: dict[str, Any] = {}
-    for book in (books := _books(paths)):
-        found.append(_of_book(book, samples))
-    if books:
-        mapping["books"] = {"paths": [str(path) for path in _shortest(paths, books)]}
-    for unit in _units([path for path in _files(paths) if path not in set(books)]):
+    if good := [file for file, told in zip(books, found, strict=True) if "error" not in told]:
+        mapping["books"] = {"paths": _shortest(paths, good) if len(good) == len(books) else [str(one) for one in good]}
+    for unit in units:
         stats, facts = _of_dump(unit) if unit.format == "mysql_dump" else _of_rows(unit)
         found.append(_described(unit, stats, facts, samples))
         guess = guess_mappings({name: table.held for name, table in stats.items()})
         for kind, source in (guess or {}).items():
             head = {"format": facts["format"], "paths": _paths_of(unit)}
             mapping.setdefault(kind, []).append({**head, **source})
+    found += [_failed(file, "neither its name nor its beginning tells what it is") for file in unknown]
+    errors = [told["error"] for told in found if "error" in told]
+    if len(errors) == len(found):
+        raise UserError(errors[0])
     text = yaml.safe_dump({"data": mapping}, allow_unicode=True, sort_keys=False) if mapping else ""
-    return {"sources": found, "mapping": mapping, "yaml": text}
+    below = [str(folder) for path in paths if Path(path).is_dir() for folder in _folders(Path(path))]
+    return {"sources": found, "folders_passed_over": below, "mapping": mapping, "yaml": text}
 
 
 # ------------------------------------------------------------------------------------------- which files
@@ -77,9 +85,14 @@ def _files(paths: Sequence[str]) -> list[Path]:
     return [*folders, *files]
 
 
-def _books(paths: Sequence[str]) -> list[Path]:
+def _folders(folder: Path) -> list[Path]:
+    """Folders below, which are not looked into."""
+    return [] if is_saved_dataset(folder) else sorted(one for one in folder.iterdir() if one.is_dir())
+
+
+def _books(files: Sequence[Path]) -> list[Path]:
     """The books among them: a .txt file may be a dump too."""
-    named = [file for file in _files(paths) if file.is_file() and file.name.lower().endswith(SUFFIXES)]
+    named = [file for file in files if file.is_file() and file.name.lower().endswith(SUFFIXES)]
     return [file for file in named if not HEADER.search(peek(file, 256))]
 
 
@@ -88,9 +101,22 @@ def _shortest(paths: Sequence[str], books: Sequence[Path]) -> list[str]:
     return [path for path in paths if any(str(book).startswith(path.rstrip("*/")) for book in books)] or list(paths)
 
 
-def _units(files: Sequence[Path]) -> list[Unit]:
-    """What is read as one: units that rows come in, and what no name or beginning tells, as books."""
-    return units_of(config_data.Rows(paths=[str(file) for file in files]), KEY) if files else []
+def _units(files: Sequence[Path]) -> tuple[list[Unit], list[Path]]:
+    """What is read as one, and files that are nothing that is known; beside a dump, these may be its later parts."""
+    formats = {path: "datasets" if path.is_dir() else format_of(path) for path in files}
+    unknown = [path for path, found in formats.items() if found is None]
+    series = {_series(path) for path, found in formats.items() if found == "mysql_dump"}
+    if not series and len(unknown) > 1 and len({_series(path) for path in unknown}) == 1:
+        dump_groups(unknown)  # parts without their first one, which it tells
+    files = [path for path in files if path not in unknown or _series(path) in series]
+    units = units_of(config_data.Rows(paths=[str(path) for path in files]), KEY) if files else []
+    taken = {path for unit in units for path in unit.paths}
+    return units, [path for path in unknown if path not in taken]
+
+
+def _series(path: Path) -> str:
+    """What the names of a dump's parts have in common."""
+    return str(path).rstrip("abcdefghijklmnopqrstuvwxyz0123456789")
 
 
 def _paths_of(unit: Unit) -> list[str]:
@@ -130,6 +156,11 @@ def _of_book(file: Path, samples: bool) -> dict[str, Any]:
         "cyrillic": share_of_cyrillic(text),
         **({"samples": passages} if samples else {}),
     }
+
+
+def _failed(file: Path, why: str) -> dict[str, Any]:
+    error = f"{file}: {why}; take it out, or say its format in a recipe"
+    return {"path": str(file), "format": "unknown", "bytes": file.stat().st_size, "notes": [error], "error": error}
 
 
 def _places(length: int) -> list[int]:

@@ -9,6 +9,9 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     for source in found["sources"]:
         yield from _source(source)
         yield ""
+    if found["folders_passed_over"]:
+        yield f"not looked into: {', '.join(found['folders_passed_over'])}"
+        yield ""
     if found["yaml"]:
         yield "# paste this into a recipe, and mend what does not fit:"
         yield found["yaml"].rstrip()

@@ -76,7 +76,7 @@ def unit_table(unit: Unit) -> str | None:
 
 def _units(files: Sequence[Path], source: config_data.Rows, key: str) -> list[Unit]:
     """Files by their formats; those that make up a dump stand where its first part does."""
-    formats = {file: _format_of(file) if source.format == "auto" else source.format for file in files}
+    formats = {file: format_of(file) if source.format == "auto" else source.format for file in files}
     # The later parts of a dump begin anywhere and look like nothing.
     parts = [file for file, found in formats.items() if found in ("mysql_dump", None)]
     dumps = {group[0]: group for group in dump_groups(parts)} if "mysql_dump" in formats.values() else {}
@@ -94,7 +94,7 @@ def _units(files: Sequence[Path], source: config_data.Rows, key: str) -> list[Un
     return units
 
 
-def _format_of(file: Path) -> Format | Literal["auto"] | None:
+def format_of(file: Path) -> Format | Literal["auto"] | None:
     """The format that name or beginning tells, if they do."""
     name = file.name
     for packed in _PACKED:
