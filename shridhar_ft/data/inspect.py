@@ -179,7 +179,7 @@ def _of_dump(unit: Unit) -> tuple[dict[str, TableStats], dict[str, Any]]:
         else:
             stats.setdefault(name, TableStats(name)).declare({column.name: column.type for column in table.columns})
     facts = dump.facts
-    notes = facts.notes()
+    notes = [note for note in facts.notes() if note != facts.charset]
     for double, columns in facts.double_encoded.items():
         notes.append(
             f"{double}: the texts of {', '.join(columns)} were encoded twice; set `encoding: double` to undo it"
