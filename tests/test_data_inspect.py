@@ -135,9 +135,9 @@ def test_of_several_files_the_bad_ones_are_told_and_not_mapped(dump: Path, tmp_p
     assert [Path(source["path"]).name for source in found["sources"] if "error" in source] == ["empty.txt", "x.yaml"]
     assert list(found["mapping"]) == ["dialogues"]
     assert found["folders_passed_over"] == [str(tmp_path / "below")]
-    with pytest.raises(UserError, match="x.yaml: neither its name nor its beginning tells what it is"):
+    with pytest.raises(UserError, match=r"x\.yaml: neither its name nor its beginning tells what it is"):
         inspect([str(tmp_path / "x.yaml")])
-    with pytest.raises(UserError, match="empty.txt: the file is empty"):
+    with pytest.raises(UserError, match=r"empty\.txt: the file is empty"):
         inspect([str(tmp_path / "empty.txt")])
 
 
@@ -149,5 +149,5 @@ def test_parts_without_their_first_one_are_told(dump: Path, tmp_path: Path) -> N
         (folder / f"talk_a{name}").write_bytes(raw[number * 1000 : (number + 1) * 1000 if name != "c" else None])
     assert inspect([str(folder)])["sources"][0]["parts"] == 3
     (folder / "talk_aa").unlink()
-    with pytest.raises(UserError, match="talk_aa.*missing"):
+    with pytest.raises(UserError, match=r"talk_aa.*missing"):
         inspect([str(folder)])
