@@ -322,3 +322,88 @@ def test_importing_the_data_package_is_light():
     code += "print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+# ------------------------------------------------------------------------------------- what a review found
+
+
+TWICE = """-- MySQL dump 10.13  Distrib 5.7.33, for Linux (x86_64)
+/*!40101 SET NAMES utf8 */;
+CREATE TABLE `m` (`id` int, `talk` int, `who` varchar(9), `text` text) ENGINE=InnoDB DEFAULT CHARSET=latin1;
+INSERT INTO `m` VALUES {rows};
+-- Dump completed on 2020-01-01
+"""
+
+
+def as_mysql_read_it(text):
+    """UTF-8 taken for MySQL's latin1: cp1252, and the five bytes that this lacks as themselves."""
+    return "".join(
+        chr(byte) if byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D) else bytes([byte]).decode("cp1252")
+        for byte in text.encode()
+    )
+
+
+def test_a_dump_that_was_encoded_twice_is_refused_and_read_back_when_asked(tmp_path, run):
+    texts = [f"Вопрос номер {n} о пути и терпении" for n in range(400)]
+    rows = [
+        f"({n},{n // 2},'{'user' if n % 2 == 0 else 'assistant'}','{as_mysql_read_it(text)}')"
+        for n, text in enumerate(texts)
+    ]
+    (tmp_path / "d.sql").write_text(TWICE.format(rows=",".join(rows)), encoding="utf-8")
+    source = {
+        "paths": [str(tmp_path / "d.sql")],
+        "columns": {"conversation": "talk", "role": "who", "order": "id", "text": "text"},
+    }
+    near = {"near": False}
+    with pytest.raises(UserError, match=r"data\.dialogues\.0\.encoding=double undoes it"):
+        build(recipe(dialogues=[source], duplicates=near), run, silent)
+    build(recipe(dialogues=[{**source, "encoding": "double"}], duplicates=near), run, silent)
+    read = {m["content"] for split in SPLITS for _, talk in conversations(load_split(run, split)) for m in talk}
+    assert read == set(texts)
+
+
+def test_rows_that_were_decoded_wrongly_are_refused(tmp_path, run):
+    path = write_dialogues(tmp_path / "d.jsonl")
+    wrong = path.read_text().encode().decode("cp1251", "replace")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["output"] = row["output"].encode().decode("cp1251", "ignore")
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert "Рћ" in wrong
+    with pytest.raises(UserError, match=r"UTF-8 that was read as cp1251.*data\.clean\.mojibake"):
+        build(recipe(dialogues=[path]), run, silent)
+
+
+def test_files_of_one_name_are_kept_apart(tmp_path, run):
+    one = write_dialogues(tmp_path / "a" / "x.jsonl", mark="первый ")
+    other = write_dialogues(tmp_path / "a" / "y.jsonl", mark="второй ")
+    third = write_dialogues(tmp_path / "b" / "x.jsonl", mark="третий ")
+    build(recipe(dialogues=[{"paths": [str(one), str(other)]}]), run, silent)
+    before = where(run, "y")
+    report = build(recipe(dialogues=[{"paths": [str(one), str(other), str(third)]}]), run, silent)
+    assert where(run, "y") == before
+    assert [file["rows"] for file in report["dialogues"]["files"]] == [120, 120, 120]
+    ids = [row["id"] for rows in rows_of(run).values() for row in rows]
+    assert len(set(ids)) == len(ids) == 360
+
+
+def test_a_quotation_in_train_goes_whichever_work_comes_first(tmp_path, run):
+    book = write_book(tmp_path / "books" / "m.txt", chapters=60)
+    build(recipe(tmp_path / "books"), run, silent)
+    held = {row["text"] for split in SPLITS[1:] for row in rows_of(run)[split]}
+    for name in ("a", "z"):
+        host = write_book(tmp_path / "books" / f"{name}.txt", chapters=40)
+        host.write_text(host.read_text() + book.read_text()[: len(book.read_text()) // 4])
+        build(recipe(tmp_path / "books"), run, silent)
+        host.unlink()
+        now = rows_of(run)
+        assert held <= {row["text"] for split in SPLITS[1:] for row in now[split]}
+
+
+def test_names_that_utf8_cannot_hold_are_mended(tmp_path, run):
+    rows = [{"title": "Книга \ud83d", "text": " ".join(f"слово{n}и{k}" for k in range(300))} for n in range(1)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = [{"paths": [str(tmp_path / "t.jsonl")], "columns": {"title": "title"}}]
+    wanted = recipe(write_book(tmp_path / "books" / "a.txt"), texts=texts)
+    build(wanted, run, silent)
+    assert {row["work"] for rows in rows_of(run).values() for row in rows} == {"a", "Книга ?"}

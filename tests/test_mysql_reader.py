@@ -542,3 +542,15 @@ def test_a_wide_row_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="row 2 of the table u has 200 values where 202 belong"):
         list(Dump([file], "data.dialogues.0").batches())
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "0" * 4999 + "7"])
+def test_an_integer_of_thousands_of_digits_is_read_or_refused(tmp_path: Path, digits: str) -> None:
+    file = tmp_path / "long.sql"
+    file.write_text(f"CREATE TABLE `t` (`a` int);\nINSERT INTO `t` VALUES ({digits});\n")
+    if digits.startswith("9"):
+        with pytest.raises(UserError, match="no whole number of 64 bits"):
+            list(Dump([file], "data.dialogues.0").batches())
+    else:
+        [batch] = Dump([file], "data.dialogues.0").batches()
+        assert batch.columns == {"a": [7]}
