@@ -40,6 +40,8 @@ RecipeArgument = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key.sub=value]...", help="Settings that replace the recipe's.")
 ]
+BY_CTRL_C = 130  # what typer makes of a KeyboardInterrupt
+
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard output.")]
 
 
@@ -53,10 +55,9 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with stoppable(" ".join(given[:1]) or "shridhar-ft"):
-            try:
-                status = app(args=given, prog_name="shridhar-ft", standalone_mode=False)
-            except typer.Abort as abort:  # what typer makes of Ctrl-C
-                raise KeyboardInterrupt from abort
+            status = app(args=given, prog_name="shridhar-ft", standalone_mode=False)
+            if status == BY_CTRL_C:
+                raise KeyboardInterrupt
     except Stop as stop:
         if "--json" in given:
             print(json.dumps({"status": stop.status, "error": str(stop)}, ensure_ascii=False))

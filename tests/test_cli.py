@@ -1,6 +1,7 @@
 """The commands: help that fits a screen, JSON answers, and wrong input told in one sentence with status 2."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,15 @@ def test_a_misspelt_command_or_option_is_status_2(capsys: pytest.CaptureFixture)
     assert "runn" in capsys.readouterr().err
     assert run_command(["run", "demo", "--jsonn"]) == 2
     assert "--jsonn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_build_with_75_and_the_command_that_goes_on(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shridhar_ft.data.build.ensure", lambda *_: signal.raise_signal(number))
+    assert run_command(["data", "build", "demo", "--json"]) == 75
+    said = capsys.readouterr()
+    assert json.loads(said.out)["status"] == 75
+    assert "to go on: shridhar-ft data build demo --json" in said.err
