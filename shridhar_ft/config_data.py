@@ -115,9 +115,10 @@ class Dialogues(Rows):
 
     shape: Literal["auto", "messages", "alpaca", "sharegpt", "turns"] = "auto"
     """auto goes by the columns of the first row; turns, where columns.conversation is given."""
-    roles: dict[str, Literal["system", "user", "assistant"]] = {}
+    roles: dict[str, Literal["system", "user", "assistant", "drop"]] = {}
     """Further speaker names and the role each one has, e.g. `{Учитель: assistant}`; `"*"` is whoever is
-    not named. The usual ones are known."""
+    not named. The usual ones are known. What one says whose role is drop, e.g. a service's notices, is left out
+    and counted."""
     session_gap: float | None = Field(None, gt=0)
     """turns: a pause longer than this begins a new conversation (hours)."""
 

@@ -362,6 +362,17 @@ def test_rows_without_role_are_counted_unless_anyone_has_one(tmp_path):
     assert len(read(tmp_path / "a.jsonl", roles={"*": "user"}, **ONE)[0].messages) == 3
 
 
+def test_what_a_service_says_is_left_out_and_counted(tmp_path):
+    rows = [*SAID, {"id": 3, "chat": 7, "text": "Пользователь вошёл", "who": "notice"}]
+    counts = RowCounts()
+    [dialogue] = read(write(tmp_path / "a.jsonl", rows), counts, roles={"notice": "drop"}, **ONE)
+    assert len(dialogue.messages) == 2
+    assert +counts.dropped == {"said by someone whose role is drop": 1}
+    turns = [{"role": row["who"], "content": row["text"]} for row in (SAID[1], SAID[0], rows[2])]
+    [dialogue] = read(write(tmp_path / "b.jsonl", [{"messages": turns}]), counts, roles={"notice": "drop"})
+    assert [message.role for message in dialogue.messages] == ["user", "assistant"] and counts.turns_dropped == 1
+
+
 @pytest.mark.parametrize(
     ("values", "roles"),
     [

@@ -25,7 +25,7 @@ from shridhar_ft.data.measure import Kind, sizes
 from shridhar_ft.data.overlap import shared_runs
 from shridhar_ft.data.rows import RowStream, save_split
 from shridhar_ft.data.sources.books import book_files, read_books
-from shridhar_ft.data.sources.counts import RowCounts
+from shridhar_ft.data.sources.counts import SERVICE, RowCounts
 from shridhar_ft.data.sources.dialogues import read_dialogues, row_files
 from shridhar_ft.data.sources.texts import read_texts
 from shridhar_ft.data.split import SPLITS
@@ -201,6 +201,7 @@ def _with_counts(accounts: list[SourceAccount], counts: RowCounts) -> list[Sourc
     if accounts:
         accounts[0].rows, accounts[0].rows_dropped = counts.rows_in, counts.dropped
         accounts[0].turns["sessions cut"] += counts.sessions_cut
+        accounts[0].turns[SERVICE] += counts.turns_dropped
         accounts[0].turns = +accounts[0].turns
     return accounts
 

@@ -7,6 +7,7 @@ NO_TEXT = "no text"
 NO_CONVERSATION = "no conversation id"
 NO_ROLE = "no role"
 NO_TIME = "no time"
+SERVICE = "said by someone whose role is drop"
 
 
 @dataclass
@@ -17,6 +18,8 @@ class RowCounts:
     """Rows read from the tables that the recipe names."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Rows of them that were not used, by reason."""
+    turns_dropped: int = 0
+    """Lists of turns: turns of those whose role is drop."""
     conversations: int = 0
     """Turns: conversations that the rows belong to."""
     sessions_cut: int = 0

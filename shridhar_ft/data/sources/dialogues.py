@@ -55,7 +55,7 @@ def _whole(source: config_data.Dialogues, key: str, counts: RowCounts) -> Iterat
             columns = columns_of(source, row.table)
             lists = takes_lists(row, source, columns, key)
             met = (row.file, row.table)
-        messages = read_list(row, source, columns, key) if lists else read_alpaca(row, columns, key)
+        messages = read_list(row, source, columns, key, counts) if lists else read_alpaca(row, columns, key)
         answered = answered or any(m.role == "assistant" and m.content.strip() for m in messages)
         own = row.value.get("id")
         id_ = str(own) if isinstance(own, str | int) and str(own) else f"{row.table}-{row.number:06d}"

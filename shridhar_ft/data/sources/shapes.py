@@ -1,10 +1,11 @@
 """Whole conversations in a row (messages, sharegpt, alpaca): told apart by their columns, read into messages."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from shridhar_ft import config_data
 from shridhar_ft.data.records import Message, Role
+from shridhar_ft.data.sources.counts import RowCounts
 from shridhar_ft.data.sources.names import listed, nearest, quotable
 from shridhar_ft.data.sources.row import Row, kind
 from shridhar_ft.errors import UserError
@@ -13,6 +14,8 @@ from shridhar_ft.errors import UserError
 LIST_COLUMNS = ("messages", "role", "text")
 ALPACA_COLUMNS = ("instruction", "input", "output", "system")
 TURNS_COLUMNS = ("conversation", "order", "time", "role", "text")
+Speaker = Role | Literal["drop"]
+
 LISTS = ("messages", "conversations")  # where the turns stand
 SPEAKERS = {"messages": ("role",), "sharegpt": ("from",)}  # who speaks, in a turn
 TEXTS = {"messages": ("content",), "sharegpt": ("value",)}  # what was said, in a turn
@@ -23,6 +26,7 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt"), "assistant"),
     "system": "system",
 }
+DROP: Literal["drop"] = "drop"  # in `roles`: what such a one says is left out
 ANYONE = "*"  # in `roles`: whoever is not named otherwise
 
 
@@ -107,8 +111,10 @@ def _columns_of(shape: str) -> Sequence[str]:
     return ALPACA_COLUMNS if shape == "alpaca" else LIST_COLUMNS
 
 
-def read_list(row: Row, source: config_data.Dialogues, columns: config_data.Columns, key: str) -> tuple[Message, ...]:
-    """The messages of a row of the shape messages or sharegpt.
+def read_list(
+    row: Row, source: config_data.Dialogues, columns: config_data.Columns, key: str, counts: RowCounts
+) -> tuple[Message, ...]:
+    """The messages of a row of the shape messages or sharegpt; those of a role that is dropped are counted.
 
     Raises:
         UserError: A column is missing or holds something else, or a speaker's role is not known.
@@ -129,7 +135,11 @@ def read_list(row: Row, source: config_data.Dialogues, columns: config_data.Colu
             raise UserError(f"{row.where}: a turn is {kind(turn)}, not an object with {listed(speakers)}; mend the row")
         speaker = _take(turn, columns.role, speakers, "role", row.where, key)
         content = _text(_take(turn, columns.text, texts, "text", row.where, key), "what was said", row.where)
-        messages.append(Message(_role(speaker, source.roles, row.where, key), content))
+        role = _role(speaker, source.roles, row.where, key)
+        if role == "drop":
+            counts.turns_dropped += 1
+        else:
+            messages.append(Message(role, content))
     return tuple(messages)
 
 
@@ -182,13 +192,13 @@ def _text(value: object, what: str, where: str) -> str:
     return value
 
 
-def _role(speaker: object, roles: Mapping[str, Role], where: str, key: str) -> Role:
+def _role(speaker: object, roles: Mapping[str, Speaker], where: str, key: str) -> Speaker:
     if not isinstance(speaker, str):
         raise UserError(f"{where}: who speaks is {kind(speaker)}, not a name; mend the row")
     return role_of(speaker, roles, where, key)
 
 
-def role_of(speaker: str, roles: Mapping[str, Role], where: str, key: str) -> Role:
+def role_of(speaker: str, roles: Mapping[str, Speaker], where: str, key: str) -> Speaker:
     """The role of a speaker's name: what the recipe says, the usual one, or that of anyone.
 
     Raises:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from shridhar_ft import config_data
 from shridhar_ft.data.records import Role
 from shridhar_ft.data.sources.batches import Batch
-from shridhar_ft.data.sources.counts import NO_CONVERSATION, NO_ROLE, NO_TEXT, NO_TIME, RowCounts
+from shridhar_ft.data.sources.counts import NO_CONVERSATION, NO_ROLE, NO_TEXT, NO_TIME, SERVICE, RowCounts
 from shridhar_ft.data.sources.filters import forms
 from shridhar_ft.data.sources.row import kind, size_of
-from shridhar_ft.data.sources.shapes import ANYONE, columns_of, role_of
+from shridhar_ft.data.sources.shapes import ANYONE, DROP, columns_of, role_of
 from shridhar_ft.data.sources.times import microseconds
 from shridhar_ft.data.sources.turn_keys import conversation_keys, order_columns
 from shridhar_ft.errors import UserError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROLES: tuple[Role, ...] = get_args(Role)
+SERVED = -1
 DEFAULT_TEXT = "text"
 TRUTHS = {"true": True, "false": False}
 
@@ -160,6 +161,8 @@ class TurnMaker:
                 gone[NO_TEXT] += 1
             elif role is None:
                 gone[NO_ROLE] += 1
+            elif role == SERVED:
+                gone[SERVICE] += 1
             elif timeless[at]:
                 gone[NO_TIME] += 1
             else:
@@ -206,7 +209,7 @@ class TurnMaker:
     def _roles_of(
         self, batch: Batch, mapping: TableMapping, values: Callable[[str], list[Any]], size: int
     ) -> list[int | None]:
-        """Places among ROLES of who speaks; None where it is not said."""
+        """Places among ROLES of who speaks, SERVED for one whose role is drop; None where it is not said."""
         if mapping.speaker:
             return [ROLES.index(mapping.speaker)] * size
         assert mapping.role is not None
@@ -225,7 +228,8 @@ class TurnMaker:
     def _role(self, value: object, batch: Batch, mapping: TableMapping) -> int | None:
         roles = self._source.roles
         if value is None or value == "":
-            return ROLES.index(roles[ANYONE]) if ANYONE in roles else None
+            anyone = roles.get(ANYONE)
+            return None if anyone is None else SERVED if anyone == DROP else ROLES.index(anyone)
         # The recipe names a bit, a number or a truth by any of its forms: 1, "1", true.
         own = forms(value)
         named = (name for name in roles if own & forms(TRUTHS.get(name.lower(), name)))
@@ -234,7 +238,8 @@ class TurnMaker:
             value if isinstance(value, str) and value in roles else next(named, shown[0] if shown else repr(value))
         )
         where = f"{batch.where} or below: {mapping.role} of {batch.table}"
-        return ROLES.index(role_of(speaker, roles, where, self._key))
+        role = role_of(speaker, roles, where, self._key)
+        return SERVED if role == DROP else ROLES.index(role)
 
 
 def _bytes(value: object) -> bytes | None:
