@@ -1,15 +1,15 @@
 """Proposed mappings: right for the usual tables and rows, none where nothing fits, and such as a recipe takes."""
 
 import json
-from pathlib import Path
 
 import pytest
+from real_data import REAL_DATA
 
 from shridhar_ft.config_data import Dialogues, Texts
 from shridhar_ft.data.sources.mapping_guess import guess_mapping, guess_mappings
 from shridhar_ft.data.sources.mysql.reader import Dump
 
-DATA = Path("/work/shared/data")
+DATA = REAL_DATA
 TIMES = ["2018-02-01 10:00:00", "2018-02-01 10:01:00"]
 SAID = ["Здравствуйте, как пройти к реке?", "Прямо, потом налево"]
 

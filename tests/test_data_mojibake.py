@@ -2,18 +2,18 @@
 
 import codecs
 import unicodedata
-from pathlib import Path
 
 import ftfy.bad_codecs  # noqa: F401  registers the sloppy encodings
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from real_data import REAL_DATA
 
 from shridhar_ft.config_data import Clean
 from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.mojibake import mojibake
 
-DATA = Path("/work/shared/data")
+DATA = REAL_DATA
 RUSSIAN = "Л. Н. Толстой\nМЕТЕЛЬ.\nI.\n\n— Ну, что? — спросил я «Алёшку».\nИ всё это — в 7 часов вечера…\n- В пруде."
 ENCODINGS = ["sloppy-windows-1251", "sloppy-windows-1252", "latin-1", "koi8-r", "cp866"]
 

@@ -3,18 +3,18 @@
 import random
 import re
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from real_data import REAL_DATA
 
 from shridhar_ft.config_data import Clean
 from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.page_numbers import page_numbers
 from shridhar_ft.data.running_heads import running_heads
 
-BOOKS = Path("/work/shared/data/books")
+BOOKS = REAL_DATA / "books"
 WORDS = re.findall(
     r"\w+", "дом река вечер который долго тихо уходил берег лодка старый голос над водой и туда где огонь"
 )

@@ -3,17 +3,17 @@
 import json
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from real_data import REAL_DATA
 
 from shridhar_ft.config_data import Clean
 from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.pii import PLACEHOLDERS, may_hold, scrub
 
-DIALOGUES = Path("/work/shared/data/dialogues")
+DIALOGUES = REAL_DATA / "dialogues"
 
 TELEPHONES = [
     "+7 (999) 123-45-67",

@@ -5,7 +5,6 @@ from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import pairwise
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +12,7 @@ import pytest
 import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from real_data import REAL_DATA
 
 from shridhar_ft.config import load_recipe
 from shridhar_ft.config_data import Dialogues
@@ -23,7 +23,7 @@ from shridhar_ft.data.sources.times import microseconds
 from shridhar_ft.errors import UserError
 
 KEY = "data.dialogues.0"
-ALICE = Path("/work/shared/data/sql/alice")
+ALICE = REAL_DATA / "sql" / "alice"
 IN = [
     {"id": 1, "chat": 7, "text": "Кто ты?", "at": "2018-02-01 10:00:00"},
     {"id": 2, "chat": 8, "text": "Где дом?", "at": "2018-02-01 10:00:30"},
