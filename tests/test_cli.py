@@ -164,7 +164,11 @@ def test_a_signal_ends_a_build_with_75_and_the_command_that_goes_on(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shridhar_ft.data.build.ensure", lambda *_: signal.raise_signal(number))
-    assert run_command(["data", "build", "demo", "--json"]) == 75
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert run_command(["data", "build", "demo", "--json"]) == 75
+    finally:
+        signal.signal(signal.SIGINT, before)
     said = capsys.readouterr()
     assert json.loads(said.out)["status"] == 75
     assert "to go on: shridhar-ft data build demo --json" in said.err
