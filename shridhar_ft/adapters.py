@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from shridhar_ft.config import Tuning
+from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError, first_line
 from shridhar_ft.model.build import grow_vocabulary, load_model, update_hash, weights_hash
 

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from shridhar_ft.config_data import Books, Data, PathList, Rows, Section
 from shridhar_ft.config_errors import one_sentence
+from shridhar_ft.config_training import Sft, Stage, Train, Tuning
 from shridhar_ft.errors import UserError
 from shridhar_ft.paths import existing
 from shridhar_ft.shipped import recipe_names, shipped
@@ -58,6 +59,15 @@ class Tokenizer(Section):
     """Folder or Hub id of a tokenizer that gets the special tokens added (default: that of model.base)."""
 
 
+class Sparse(Section):
+    """Sliding windows with global layers between them, for `attention: sparse`."""
+
+    window: int = Field(1024, ge=8)
+    """Tokens that a token of a sliding layer sees, itself included."""
+    global_every: int = Field(4, ge=2)
+    """Every so many layers one sees the whole context; the last layer of each group does."""
+
+
 class Model(Section):
     """A model from a config with random weights, or an open base with its weights."""
 
@@ -67,8 +77,10 @@ class Model(Section):
     """Folder or Hub id of a causal language model with RoPE."""
     revision: str | None = None
     """Commit of the base on the Hub."""
-    attention: Literal["auto", "sdpa", "flash", "eager"] = "auto"
-    """Attention kernel; auto takes FlashAttention where it is installed and a CUDA device is there, else SDPA."""
+    attention: Literal["auto", "flash", "flex", "sdpa", "sparse"] = "auto"
+    """Attention; auto takes the best kernel that is here, sparse makes most layers of a model from config see a sliding
+    window only (shridhar_ft/model/attention.py)."""
+    sparse: Sparse = Sparse()
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -76,137 +88,11 @@ class Model(Section):
             raise ValueError("give one of from_config (random weights) and base (an open model's weights)")
         if self.from_config is not None and "model_type" not in self.from_config:
             raise ValueError("from_config needs model_type, e.g. llama")
+        if self.attention == "sparse" and self.base is not None:
+            raise ValueError(
+                "attention: sparse layers are for from_config; an open base has those that it was trained with"
+            )
         return self
-
-
-# ------------------------------------------------------------------------------------------------ training
-
-
-class Tuning(Section):
-    """How weights are changed: what pretraining and SFT share."""
-
-    method: Literal["full", "lora"] = "full"
-    """Train all weights, or low-rank adapters on a frozen base."""
-    rank: int = Field(16, ge=1)
-    """LoRA rank (columns of A)."""
-    alpha: int = Field(32, ge=1)
-    """LoRA scale: the update is multiplied by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """LoRA dropout (probability)."""
-    targets: list[str] | Literal["all-linear"] = "all-linear"
-    """Names of the modules that get adapters; all-linear is every linear layer but the head."""
-    train_embeddings: bool | Literal["auto"] = "auto"
-    """LoRA: train embeddings (and an untied head) whole; auto does where the tokenizer grew the vocabulary."""
-    learning_rate: float = Field(5e-5, gt=0)
-    """Peak learning rate (per optimizer step)."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the learning rate after the warm-up; cosine and linear end at zero."""
-    warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises (0 to 1)."""
-    optimizer: Literal["adamw", "adamw_8bit", "adafactor"] = "adamw"
-    """Optimizer; adamw_8bit is bitsandbytes' and keeps its moments in one byte each."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's decay rates of the first and second moment."""
-    weight_decay: float = Field(0.1, ge=0)
-    """Decoupled weight decay (per step, times the learning rate)."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients are scaled down to this global norm."""
-    batch_size: int = Field(1, ge=1)
-    """Windows in one forward pass, per process."""
-    gradient_accumulation: int = Field(1, ge=1)
-    """Forward passes in one optimizer step, per process."""
-    max_epochs: float = Field(1.0, gt=0)
-    """Passes over the train windows; max_steps, when given, decides instead."""
-    max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the matrix products; weights and optimizer stay fp32. auto: bf16 on devices that have it."""
-    gradient_checkpointing: bool = False
-    """Keep only layer inputs and compute the rest again: less memory, about a third more time."""
-    log_every: int = Field(10, ge=1)
-    """Steps between lines of the log."""
-    evaluate_every: int | None = Field(None, ge=1)
-    """Steps between measurements on the validation split (default: ten times a stage)."""
-    save_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints (default: evaluate_every)."""
-    keep_checkpoints: int = Field(2, ge=1)
-    """Checkpoints kept of a running stage, the best one beside them."""
-    keep: Literal["last", "best"] = "last"
-    """Weights that a stage hands over: its last, or those of its lowest validation loss."""
-
-
-class Train(Tuning):
-    """How the stages train."""
-
-
-class Rope(Section):
-    """Rotary position embedding of one stage (shridhar_ft/model/rope.py has formulas and papers)."""
-
-    type: Literal["none", "linear", "yarn", "theta"] = "none"
-    """none keeps the model's own; linear interpolates positions; yarn by frequency; theta raises the base."""
-    factor: float | None = Field(None, ge=1)
-    """Ratio of new to original length (default: context / original_context)."""
-    theta: float | None = Field(None, gt=1)
-    """RoPE base; given with yarn or linear, both apply (default: the model's; type theta: by the NTK rule)."""
-    original_context: int | None = Field(None, ge=8)
-    """Length that the frequencies were trained at, in tokens (default: first stage, or the base's own)."""
-
-    @model_validator(mode="after")
-    def _has_effect(self) -> Self:
-        if self.type == "none" and (self.factor or self.theta):
-            raise ValueError("type none keeps the model's RoPE: take factor and theta away, or name a type")
-        if self.type == "none" and self.original_context:
-            raise ValueError("original_context has no effect with type none; take it away")
-        if self.type == "theta" and self.factor and self.theta:
-            raise ValueError("with theta given, factor has no effect; keep one of them")
-        return self
-
-
-class Stage(Section):
-    """One stage of the curriculum: a context length and its RoPE; the other keys override `train` for this stage."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the stage: its folder is stages/<name>."""
-    context: int = Field(ge=8)
-    """Window length, in tokens."""
-    rope: Rope = Rope()
-    learning_rate: float | None = Field(None, gt=0)
-    """Peak learning rate of this stage."""
-    batch_size: int | None = Field(None, ge=1)
-    """Windows in one forward pass, per process."""
-    gradient_accumulation: int | None = Field(None, ge=1)
-    """Forward passes in one optimizer step, per process."""
-    max_epochs: float | None = Field(None, gt=0)
-    """Passes over the train windows."""
-    max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps."""
-    evaluate_every: int | None = Field(None, ge=1)
-    """Steps between measurements on the validation split."""
-    save_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints."""
-    gradient_checkpointing: bool | None = None
-    """Keep only layer inputs and compute the rest again."""
-    packing: Literal["documents", "works", "split"] = "split"
-    """How text fills the windows. documents: whole chapters, best fit, isolated. works: chapters of a work and works of
-    an author one after another, seeing one another. split: each work cut into windows, what remains best fit."""
-    overlong: Literal["split", "drop"] = "split"
-    """packing documents: what becomes of a chapter that is longer than the window."""
-
-    def tuning(self, train: Train) -> Tuning:
-        """`train` with this stage's own values in place."""
-        own = {key: value for key in Tuning.model_fields if (value := getattr(self, key, None)) is not None}
-        if "max_epochs" in own and "max_steps" not in own:
-            own["max_steps"] = None  # the nearer of two stop rules wins
-        return train.model_copy(update=own)
-
-
-class Sft(Tuning):
-    """Supervised fine-tuning on the dialogues."""
-
-    context: int | None = Field(None, ge=8)
-    """Window length, in tokens; conversations share windows, isolated (default: the last stage's context)."""
-    assistant_only_loss: bool = True
-    """Learn only what the assistant says, its closing token included."""
 
 
 # ------------------------------------------------------------------------------------------- the rest
@@ -269,6 +155,16 @@ class Recipe(Section):
                     f"stages.{index}.context: {stage.context} is shorter than the {before.context} of stage "
                     f"'{before.name}' before it; contexts may only grow"
                 )
+            if not index and any(stage.carry.model_dump().values()):
+                raise ValueError(f"stages.0.carry: '{stage.name}' is the first stage; there is nothing to take over")
+            if index and stage.carry.schedule:
+                for other in (index - 1, index):
+                    limits = self.stages[other].tuning(self.train)
+                    if not (limits.max_steps or limits.max_tokens):
+                        raise ValueError(
+                            f"stages.{index}.carry.schedule: one schedule spans both stages, so their steps must be "
+                            f"known beforehand; give stages.{other} max_steps or max_tokens"
+                        )
         if not self.stages and self.sft is None:
             raise ValueError("stages: nothing to train; give stages, sft, or both")
         if self.stages and self.data.books is None and not self.data.texts:

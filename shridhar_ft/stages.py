@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.adapters import Weights
-from shridhar_ft.config import Recipe, Tuning
+from shridhar_ft.config import Recipe
+from shridhar_ft.config_training import Tuning
 from shridhar_ft.documents import book_documents, dialogue_documents
 from shridhar_ft.errors import UserError
 from shridhar_ft.model.build import base_config, base_contents, build_model, stage_config

@@ -16,7 +16,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shridhar_ft.config import Recipe, Stage, Tuning, read_yaml
+from shridhar_ft.config import Recipe, read_yaml
+from shridhar_ft.config_training import Stage, Tuning
 from shridhar_ft.data.load import conversations, load_split
 from shridhar_ft.data.pack import pack
 from shridhar_ft.data.split import SPLITS, SplitName
@@ -148,14 +149,16 @@ def _processes(recipe: Recipe) -> int:
     return int((read_yaml(config.read_text(encoding="utf-8")) or {}).get("num_processes", 1))
 
 
-def schedule(tuning: Tuning, windows: int, processes: int) -> dict[str, Any]:
-    """Optimizer steps and epochs that the settings make of so many windows."""
+def schedule(tuning: Tuning, windows: int, window: int, processes: int) -> dict[str, Any]:
+    """Optimizer steps and epochs that the limits make of so many windows of so many tokens; the nearest decides."""
     per_step = tuning.batch_size * tuning.gradient_accumulation * processes
-    if tuning.max_steps:
-        epochs = tuning.max_steps * per_step / windows if windows else 0.0
-        return {"windows_per_step": per_step, "steps": tuning.max_steps, "epochs": round(epochs, 2)}
-    steps = ceil(ceil(windows / per_step) * tuning.max_epochs)
-    return {"windows_per_step": per_step, "steps": steps, "epochs": tuning.max_epochs}
+    epochs = tuning.max_epochs or (None if tuning.max_steps or tuning.max_tokens else 1.0)
+    by_epochs = ceil(ceil(windows / per_step) * epochs) if epochs else None
+    by_tokens = ceil(tuning.max_tokens / (per_step * window)) if tuning.max_tokens else None
+    steps = min(limit for limit in (by_epochs, tuning.max_steps, by_tokens) if limit is not None)
+    if steps != by_epochs:
+        epochs = round(steps * per_step / windows, 2) if windows else 0.0
+    return {"windows_per_step": per_step, "steps": steps, "epochs": epochs}
 
 
 # --------------------------------------------------------------------------------------------------- judging
@@ -183,7 +186,7 @@ def _judge_stage(recipe: Recipe, stage: Stage, lengths: Lengths, processes: int)
         "longest_document": max(own, default=0),
         "windows": windows,
         "filled": round(sum(kept) / (windows * stage.context), 4) if windows else 0.0,
-        **schedule(tuning, windows, processes),
+        **schedule(tuning, windows, stage.window, processes),
     }
     kind, sentence = _kind(recipe, numbers)
     return {**numbers, "kind": kind, "verdict": sentence, "notes": _stage_notes(numbers, tuning)}
@@ -230,7 +233,9 @@ def _stage_notes(numbers: dict[str, Any], tuning: Tuning) -> list[str]:
         notes.append(f"{share:.0%} of the text stands in chapters longer than the window and is dropped, as asked.")
     if numbers["epochs"] > WORTH_REPEATING:
         enough = max(1, WORTH_REPEATING * windows // numbers["windows_per_step"])
-        mend = f"max_steps: {enough}" if tuning.max_steps else f"max_epochs: {WORTH_REPEATING}"
+        mend = (
+            f"max_steps: {enough}" if tuning.max_steps and not tuning.max_epochs else f"max_epochs: {WORTH_REPEATING}"
+        )
         notes.append(
             f"{numbers['epochs']:,.0f} epochs, and beyond about {WORTH_REPEATING} repeating teaches little; set {mend}."
         )
@@ -255,7 +260,7 @@ def _judge_sft(recipe: Recipe, dialogues: dict[str, Any], context: int, processe
         "pieces_of_longer_exchanges": dialogues["longer"],
         "windows": windows,
         "filled": round(tokens / (windows * context), 4) if windows else 0.0,
-        **schedule(recipe.sft, windows, processes),
+        **schedule(recipe.sft, windows, context, processes),
     }
     enough = numbers["conversations"] >= ENOUGH_CONVERSATIONS
     sentence = (

@@ -6,7 +6,6 @@
 What differs between the two entries is in their `TrainingPart`: which documents, which window, which weights.
 """
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,8 @@ from trl import SFTConfig
 
 from shridhar_ft.adapters import Weights, adapter_hash, attach, load_weights
 from shridhar_ft.checkpoint import newest_whole, step_of
-from shridhar_ft.config import Recipe, Tuning
+from shridhar_ft.config import Recipe
+from shridhar_ft.config_training import Tuning
 from shridhar_ft.data.split import SPLITS, SplitName
 from shridhar_ft.data.windows import Encoded, Overlong, load_windows, save_windows
 from shridhar_ft.documents import long_text
@@ -49,6 +49,7 @@ from shridhar_ft.runfolder import (
     write_json,
 )
 from shridhar_ft.scoring import loss_on_windows, text_windows
+from shridhar_ft.sufficiency import schedule
 from shridhar_ft.tokenizer import pad_id
 from shridhar_ft.trainer import Metrics, StopVote, WindowCollator, WindowTrainer
 
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "adafactor": "adafactor"}
+OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor"}
 NOT_IN_THE_WEIGHTS = {"log_every", "evaluate_every", "save_every", "keep_checkpoints"}  # settings that change no number
 
 
@@ -324,7 +325,7 @@ def _start_model(
     _check_handover(recipe, part, model, base_hash, receipts)
     if part.tuning.method == "lora" and not part.continues_adapter:
         model = attach(model, part.tuning, grown)
-    if part.tuning.gradient_checkpointing:
+    if "checkpointing" in part.tuning.memory:
         model.config.use_cache = False
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in model.parameters())
@@ -344,7 +345,7 @@ def _arguments(
     per_step = at_once * tuning.gradient_accumulation
     if state.num_processes > 1 and windows % at_once:
         tell(f"{part.name}: {windows} windows do not share out evenly over {at_once} places; some are read twice")
-    steps = tuning.max_steps or math.ceil(math.ceil(windows / per_step) * tuning.max_epochs)
+    steps = schedule(tuning, windows, part.context, state.num_processes)["steps"]
     evaluate_every = tuning.evaluate_every or max(1, steps // 10)
     save_every = evaluate_every if tuning.keep == "best" else tuning.save_every or evaluate_every
     bf16, why = precision(tuning, state.device)
@@ -358,8 +359,7 @@ def _arguments(
         per_device_train_batch_size=tuning.batch_size,
         per_device_eval_batch_size=1,
         gradient_accumulation_steps=tuning.gradient_accumulation,
-        max_steps=tuning.max_steps or -1,
-        num_train_epochs=tuning.max_epochs,
+        max_steps=steps,
         learning_rate=tuning.learning_rate,
         lr_scheduler_type=tuning.schedule if tuning.schedule != "constant" else "constant_with_warmup",
         warmup_steps=tuning.warmup,
@@ -371,8 +371,8 @@ def _arguments(
         bf16=bf16,
         fp16=False,
         use_cpu=state.device.type == "cpu",
-        gradient_checkpointing=tuning.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if tuning.gradient_checkpointing else None,
+        gradient_checkpointing="checkpointing" in tuning.memory,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if "checkpointing" in tuning.memory else None,
         logging_steps=tuning.log_every,
         logging_first_step=True,
         logging_nan_inf_filter=False,

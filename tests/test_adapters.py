@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shridhar_ft.adapters import Weights, adapter_hash, attach, load_adapter, load_weights, merged
-from shridhar_ft.config import Tuning
+from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError
 from shridhar_ft.model.build import grow_vocabulary, safetensors_hash
 

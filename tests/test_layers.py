@@ -13,6 +13,8 @@ from shridhar_ft.shipped import PACKAGE
 LAYERS = (
     {"errors", "shipped"},
     {"config_data", "config_errors", "paths"},
+    {"config_rope"},
+    {"config_training"},
     {"config", "runfolder", "signals", "progress"},
     {"receipts", "checkpoint"},
     {"data"},

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from shridhar_ft.cli import run_command
-from shridhar_ft.config import Stage, load_recipe
+from shridhar_ft.config import load_recipe
 from shridhar_ft.config_data import Clean, Dialogues
+from shridhar_ft.config_training import Stage
 from shridhar_ft.shipped import ROOT
 
 READMES = ["README.md", "README.ru.md"]

@@ -8,7 +8,8 @@ import torch
 from transformers import Gemma3TextConfig, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from shridhar_ft.config import Recipe, Rope, load_recipe
+from shridhar_ft.config import Recipe, load_recipe
+from shridhar_ft.config_rope import Rope
 from shridhar_ft.errors import UserError
 from shridhar_ft.model.build import build_model, stage_config
 from shridhar_ft.model.rope import StageRope, apply_rope, check_rope, expected_frequencies, original_context, stage_rope

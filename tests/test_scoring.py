@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from shridhar_ft.adapters import attach
-from shridhar_ft.config import Tuning
+from shridhar_ft.config_training import Tuning
 from shridhar_ft.scoring import evenly, log_probs, loss_on_windows, positions, text_windows
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from shridhar_ft import sufficiency
-from shridhar_ft.config import Tuning, load_recipe
+from shridhar_ft.config import load_recipe
+from shridhar_ft.config_training import Tuning
 from shridhar_ft.data.load import load_split
 from shridhar_ft.data.records import Document, Message
 from shridhar_ft.data.rows import RowStream, block_row, dialogue_row, save_split
@@ -113,14 +114,24 @@ def test_shares_by_tokens_are_told_when_they_are_off(run: Run, tokenizer) -> Non
 
 
 def test_steps_and_epochs_follow_from_the_settings() -> None:
-    assert schedule(Tuning(batch_size=2, gradient_accumulation=2, max_epochs=3), 10, 2) == {
+    assert schedule(Tuning(batch_size=2, gradient_accumulation=2, max_epochs=3), 10, 64, 2) == {
         "windows_per_step": 8, "steps": 6, "epochs": 3,
     }  # fmt: skip
-    assert schedule(Tuning(max_steps=5000), 4, 16) == {"windows_per_step": 16, "steps": 5000, "epochs": 20000}
+    assert schedule(Tuning(max_steps=5000), 4, 64, 16) == {"windows_per_step": 16, "steps": 5000, "epochs": 20000}
+
+
+def test_the_nearest_of_several_limits_decides() -> None:
+    def steps(**limits: float) -> int:
+        return schedule(Tuning(batch_size=2, **limits), 10, 64, 1)["steps"]
+
+    assert steps() == 5
+    assert steps(max_tokens=129) == 2 and steps(max_tokens=128) == 1
+    assert steps(max_steps=7, max_epochs=2) == 7 and steps(max_steps=70, max_epochs=2) == 10
+    assert steps(max_steps=7, max_epochs=2, max_tokens=3 * 128) == 3
 
 
 def test_the_mend_of_many_steps_is_four_epochs_of_them(run: Run, tokenizer) -> None:
-    recipe = load_recipe("demo", [*OTHERS, "stages.2.max_steps=5000"])
+    recipe = load_recipe("demo", [*OTHERS, "stages.2.max_epochs=null", "stages.2.max_steps=5000"])
     stage = verdict(recipe, run, tokenizer, 512)["stages"][2]
     assert stage["epochs"] == round(5000 / stage["windows"], 2)
     assert stage["notes"][0].endswith(f"set max_steps: {4 * stage['windows']}.")

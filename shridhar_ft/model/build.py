@@ -133,8 +133,6 @@ def attention_choice(model: Model) -> tuple[str, str]:
         raise UserError("model.attention: flash needs the flash-attn package and a CUDA device; set it to auto or sdpa")
     if model.attention in ("auto", "flash") and flash:
         return "flash_attention_2", "attention: FlashAttention (installed, CUDA device found)"
-    if model.attention == "eager":
-        return "eager", "attention: eager, as the recipe asks"
     why = "no CUDA device" if not torch.cuda.is_available() else "flash-attn is not installed"
     return "sdpa", "attention: SDPA" + (f" ({why}, so no FlashAttention)" if model.attention == "auto" else "")
 
@@ -149,7 +147,7 @@ def build_model(config: "PreTrainedConfig", seed: int, attention: str) -> "PreTr
         try:
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
         except ValueError as error:  # e.g. a type without SDPA
-            raise UserError(f"model: {first_line(error)}; set model.attention=eager, or mend it") from error
+            raise UserError(f"model: {first_line(error)}; take another model_type") from error
 
 
 def load_model(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shridhar_ft.config import Recipe, Rope
+from shridhar_ft.config import Recipe
+from shridhar_ft.config_rope import Rope
 from shridhar_ft.errors import UserError
 
 if TYPE_CHECKING:
