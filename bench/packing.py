@@ -25,7 +25,7 @@ from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.records import Document
 from shridhar_ft.data.rows import RowStream, block_row, save_split
 from shridhar_ft.data.split import assign, content_key
-from shridhar_ft.data.windows import load_windows, save_windows
+from shridhar_ft.data.windows import Layout, load_windows, save_windows
 from shridhar_ft.documents import Packing, book_documents
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.runfolder import Run, begin_peak_rss, finish_part, peak_rss_bytes
@@ -132,7 +132,7 @@ def ours(run: Run, tokenizer: Any, strategy: Packing, context: int) -> dict[str,
     encoded = time.perf_counter()
     folder = run.root / "windows"
     (folder / "ledger.json").unlink(missing_ok=True)  # else the windows of the round before would do
-    save_windows(folder, documents, context, "not learned", strategy)
+    save_windows(folder, documents, Layout(context), "not learned", strategy)
     packed = time.perf_counter()
     _, ledger = load_windows(folder)
     return {

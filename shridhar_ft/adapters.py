@@ -92,12 +92,14 @@ def attach(model: "PreTrainedModel", tuning: Tuning, grown: bool) -> "PeftModel"
                 raise UserError(f"targets: no module is called '{target}'; linear ones here: {', '.join(linear)}")
     whole = grown if tuning.train_embeddings == "auto" else tuning.train_embeddings
     tied = bool(model.config.tie_word_embeddings)
+    norms = sorted({name.split(".")[-1] for name, m in names.items() if type(m).__name__.endswith("Norm")})
+    saved = [*(([embeddings] if tied else [embeddings, head]) if whole else []), *(norms if tuning.train_norms else [])]
     config = LoraConfig(
         r=tuning.rank,
         lora_alpha=tuning.alpha,
         lora_dropout=tuning.dropout,
         target_modules=tuning.targets,
-        modules_to_save=([embeddings] if tied else [embeddings, head]) if whole else None,
+        modules_to_save=saved or None,
         ensure_weight_tying=bool(whole and tied),
         task_type="CAUSAL_LM",
     )

@@ -10,10 +10,11 @@ import numpy as np
 from shridhar_ft.config import Recipe
 from shridhar_ft.data.clean import clean_text
 from shridhar_ft.data.load import Work, conversations, load_split, works
+from shridhar_ft.data.long_conversations import cut_conversation
 from shridhar_ft.data.sources.books import find_books, read_book
 from shridhar_ft.data.sources.decoding import check_encoding
 from shridhar_ft.data.split import SplitName
-from shridhar_ft.data.windows import Encoded, cut_conversation
+from shridhar_ft.data.windows import Encoded
 from shridhar_ft.runfolder import Run
 from shridhar_ft.tokenizer import encode_book, encode_dialogue
 

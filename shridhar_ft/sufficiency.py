@@ -21,6 +21,7 @@ from shridhar_ft.config_training import Stage, Tuning
 from shridhar_ft.data.load import conversations, load_split
 from shridhar_ft.data.pack import pack
 from shridhar_ft.data.split import SPLITS, SplitName
+from shridhar_ft.data.windows import replay_windows
 from shridhar_ft.documents import Packing, book_documents, dialogue_documents
 from shridhar_ft.model.build import base_config
 from shridhar_ft.runfolder import PART, Run, fingerprint, read_json, write_json
@@ -171,9 +172,10 @@ def _judge_stage(recipe: Recipe, stage: Stage, lengths: Lengths, processes: int)
     """
     packed = lengths("train", stage.packing)
     drops = stage.packing == "documents" and stage.overlong == "drop"
-    kept = [length for length in packed if length <= stage.context] if drops else packed
+    kept = [length for length in packed if length <= stage.window] if drops else packed
     own = kept if stage.packing == "documents" else lengths("train", "split")
-    windows = len(pack(kept, stage.context))
+    windows = len(pack(kept, stage.window))
+    replayed = replay_windows(windows, stage.replay) if stage.replay else 0
     tuning = stage.tuning(recipe.train)
     numbers = {
         "name": stage.name,
@@ -185,11 +187,15 @@ def _judge_stage(recipe: Recipe, stage: Stage, lengths: Lengths, processes: int)
         "longer_than_half_a_window": sum(length > stage.context / 2 for length in own),
         "longest_document": max(own, default=0),
         "windows": windows,
-        "filled": round(sum(kept) / (windows * stage.context), 4) if windows else 0.0,
-        **schedule(tuning, windows, stage.window, processes),
+        "filled": round(sum(kept) / (windows * stage.window), 4) if windows else 0.0,
+        "replay_windows": replayed,
+        **schedule(tuning, windows + replayed, stage.window, processes),
     }
     kind, sentence = _kind(recipe, numbers)
-    return {**numbers, "kind": kind, "verdict": sentence, "notes": _stage_notes(numbers, tuning)}
+    notes = _stage_notes(numbers, tuning)
+    if stage.carry.data:
+        notes.append("It reads only what the stage before did not get to (carry.data): fewer windows than these.")
+    return {**numbers, "kind": kind, "verdict": sentence, "notes": notes}
 
 
 def _kind(recipe: Recipe, numbers: dict[str, Any]) -> tuple[str, str]:

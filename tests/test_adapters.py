@@ -54,6 +54,22 @@ def test_merged_answers_as_base_and_adapter(llama, tokenizer, tmp_path: Path, ti
     assert loaded.config.tie_word_embeddings is tied
 
 
+def test_norms_and_embeddings_train_whole_and_come_along(llama, tokenizer, tmp_path: Path) -> None:
+    base = llama()
+    base.save_pretrained(tmp_path / "base")
+    model = attach(base, Tuning(method="lora", rank=4, train_norms=True, train_embeddings=True), grown=False)
+    whole = {
+        name.split(".modules_to_save")[0].split(".")[-1] for name, p in model.named_parameters() if p.requires_grad
+    }
+    assert {"embed_tokens", "norm", "input_layernorm", "post_attention_layernorm"} <= whole
+    shake(model)
+    trained = logits(model)
+    model.save_pretrained(tmp_path / "adapter")
+    weights = Weights(str(tmp_path / "base"), adapters=(str(tmp_path / "adapter"),))
+    loaded, _, _ = load_weights(weights, llama().config, tokenizer, "sdpa", torch.float32)
+    assert torch.allclose(logits(loaded), trained, atol=1e-5)
+
+
 def test_adapters_are_merged_in_their_order(llama, tokenizer, tmp_path: Path) -> None:
     base = llama()
     base.save_pretrained(tmp_path / "base")

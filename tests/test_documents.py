@@ -13,7 +13,7 @@ from shridhar_ft.data import build
 from shridhar_ft.data.load import Block, Work, load_split, works
 from shridhar_ft.data.records import Document
 from shridhar_ft.data.rows import RowStream, block_row, save_split
-from shridhar_ft.data.windows import Encoded, pack_windows
+from shridhar_ft.data.windows import Encoded, Layout, pack_windows
 from shridhar_ft.documents import book_documents, dialogue_documents, encode_books, encode_works, long_text
 from shridhar_ft.errors import UserError
 from shridhar_ft.runfolder import Run, finish_part, run_folder
@@ -97,7 +97,7 @@ def test_every_packing_keeps_every_token_once_and_in_order(tokenizer, shelf, con
         for sign in ("<|spiritual|>", "<|end|>", "\n"):
             bare = bare.replace(sign, "")
         assert bare == "".join(wanted).replace("\n", "")
-        table, ledger = pack_windows([Encoded(ids, np.ones(len(ids), bool)) for ids in found], context, "x")
+        table, ledger = pack_windows([Encoded(ids, np.ones(len(ids), bool)) for ids in found], Layout(context), "x")
         assert ledger.balanced and ledger.came_in == sum(map(len, found))
         rows = table.column("input_ids").to_pylist()
         assert all(len(row) <= context for row in rows)

@@ -11,7 +11,7 @@ from shridhar_ft.data.load import load_split
 from shridhar_ft.data.records import Document, Message
 from shridhar_ft.data.rows import RowStream, block_row, dialogue_row, save_split
 from shridhar_ft.data.split import SPLITS
-from shridhar_ft.data.windows import pack_windows
+from shridhar_ft.data.windows import Layout, pack_windows
 from shridhar_ft.documents import book_documents, dialogue_documents
 from shridhar_ft.runfolder import Run, finish_part, write_json
 from shridhar_ft.sufficiency import schedule, verdict, write_verdict
@@ -59,7 +59,7 @@ def test_the_counts_are_those_of_documents_and_windows(run: Run, tokenizer) -> N
         }
     for stage, judged in zip(recipe.stages, found["stages"], strict=True):
         documents = list(book_documents(run, tokenizer, "train", stage.packing))
-        table, ledger = pack_windows(documents, stage.context, "x", stage.overlong)
+        table, ledger = pack_windows(documents, Layout(stage.context, stage.overlong), "x")
         assert judged["windows"] == len(table) and judged["dropped"] == sum(ledger.dropped.values())
         assert judged["tokens"] == ledger.came_in - judged["dropped"]
     first, second, last = found["stages"]

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shridhar_ft.config_training import Replay
 from shridhar_ft.data import windows
-from shridhar_ft.data.windows import IGNORED, Encoded, cut_conversation, load_windows, save_windows
+from shridhar_ft.data.long_conversations import cut_conversation
+from shridhar_ft.data.windows import IGNORED, Encoded, Layout, load_windows, save_windows
 
 
-def pack_windows(*arguments, **named):
+def pack_windows(documents, window: int, why_masked: str, *options):
     """Rows as arrays, and the ledger."""
-    table, ledger = windows.pack_windows(*arguments, **named)
+    table, ledger = windows.pack_windows(documents, Layout(window, *options), why_masked)
     return [{name: np.array(value) for name, value in row.items()} for row in table.to_pylist()], ledger
 
 
@@ -74,7 +76,7 @@ def test_a_document_longer_than_the_window_is_dropped_only_when_asked(tmp_path: 
     assert ledger.as_dict()["reasons"]["dropped"] == {"document longer than the window": 25}
     assert pack_windows(documents, 10, "x")[1].as_dict()["dropped"] == 0
     for overlong, count in (("split", 4), ("drop", 2)):
-        save_windows(tmp_path / "windows", documents, 10, "x", "one", overlong)
+        save_windows(tmp_path / "windows", documents, Layout(10, overlong), "x", "one")
         rows, stored = load_windows(tmp_path / "windows")
         assert len(rows) == stored["windows"] == count
     assert stored["filled"] == 0.7 and stored["dropped"] == 25
@@ -82,9 +84,9 @@ def test_a_document_longer_than_the_window_is_dropped_only_when_asked(tmp_path: 
 
 def test_windows_put_together_in_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = [encoded(length, 100 * length) for length in range(1, 40)]
-    at_once = windows.pack_windows(documents, 16, "x")
+    at_once = windows.pack_windows(documents, Layout(16), "x")
     monkeypatch.setattr(windows, "BATCH_TOKENS", 50)
-    in_batches = windows.pack_windows(documents, 16, "x")
+    in_batches = windows.pack_windows(documents, Layout(16), "x")
     assert in_batches[0].column(0).num_chunks > 5
     assert in_batches[0].to_pylist() == at_once[0].to_pylist() and in_batches[1] == at_once[1]
 
@@ -149,14 +151,14 @@ def test_a_long_conversation_is_encoded_a_few_times_only() -> None:
 
 def test_windows_are_kept_while_their_source_is_the_same(tmp_path: Path) -> None:
     folder = tmp_path / "windows"
-    save_windows(folder, [encoded(25)], 10, "x", "one")
+    save_windows(folder, [encoded(25)], Layout(10), "x", "one")
     stamp = (folder / "ledger.json").stat().st_mtime_ns
-    save_windows(folder, pytest.fail, 10, "x", "one")  # nothing is read
+    save_windows(folder, pytest.fail, Layout(10), "x", "one")  # nothing is read
     assert (folder / "ledger.json").stat().st_mtime_ns == stamp
-    save_windows(folder, [encoded(30)], 10, "x", "two")
+    save_windows(folder, [encoded(30)], Layout(10), "x", "two")
     rows, ledger = load_windows(folder)
     assert len(rows) == ledger["windows"] == 3
-    save_windows(tmp_path / "none", [], 10, "x", "one")
+    save_windows(tmp_path / "none", [], Layout(10), "x", "one")
     assert len(load_windows(tmp_path / "none")[0]) == 0
 
 
@@ -173,6 +175,7 @@ def test_labels_are_the_ids_but_at_openings_and_where_nothing_is_learned() -> No
         "masked": 4,
         "truncated": 0,
         "dropped": 0,
+        "replayed": 0,
         "reasons": {
             "masked": {"not the assistant's": 3, "opens a piece": 1},
             "truncated": {},
@@ -197,13 +200,48 @@ def test_a_system_text_as_long_as_the_window_stands_whole_in_every_part() -> Non
 def test_windows_come_back_from_disk_as_they_were_packed(tmp_path: Path) -> None:
     documents = [encoded(13, start=100), encoded(9, start=200, learned=False), encoded(2, start=300)]
     rows, ledger = pack_windows(documents, 10, "x")
-    save_windows(tmp_path / "windows", documents, 10, "x", "one")
+    save_windows(tmp_path / "windows", documents, Layout(10), "x", "one")
     loaded, stored = load_windows(tmp_path / "windows")
-    assert [dict(row) for row in loaded] == [{key: list(value) for key, value in row.items()} for row in rows]
+    assert [dict(row) for row in loaded] == [{key: value.tolist() for key, value in row.items()} for row in rows]
     assert {key: stored[key] for key in ledger.as_dict()} == ledger.as_dict()
 
 
 def test_another_window_length_packs_anew(tmp_path: Path) -> None:
-    save_windows(tmp_path / "windows", [encoded(30)], 10, "x", "one")
-    save_windows(tmp_path / "windows", [encoded(30)], 15, "x", "one")
+    save_windows(tmp_path / "windows", [encoded(30)], Layout(10), "x", "one")
+    save_windows(tmp_path / "windows", [encoded(30)], Layout(15), "x", "one")
     assert load_windows(tmp_path / "windows")[1]["windows"] == 2
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    st.integers(16, 40),
+    st.integers(8, 15),
+    st.floats(0.05, 0.9),
+)
+def test_replayed_windows_hold_short_pieces_and_are_the_wanted_share(lengths, window, short, share) -> None:
+    starts = np.cumsum([0, *lengths])
+    documents = [encoded(length, start) for length, start in zip(lengths, starts[:-1], strict=True)]
+    plain, _ = pack_windows(documents, window, "x")
+    rows, ledger = pack_windows(documents, window, "x", "split", Replay(context=short, share=share))
+    assert [row["input_ids"].tolist() for row in rows[: len(plain)]] == [row["input_ids"].tolist() for row in plain]
+    replayed = rows[len(plain) :]
+    assert all(row["replayed"] for row in replayed) and not any(row["replayed"] for row in rows[: len(plain)])
+    assert len(replayed) == max(1, round(len(plain) * share / (1 - share)))
+    assert all(row["lengths"].max() <= short and len(row["input_ids"]) <= window for row in replayed)
+    assert ledger.balanced and ledger.replayed == sum(len(row["input_ids"]) for row in replayed)
+    assert ledger.came_in == sum(lengths) + ledger.replayed
+    for row in rows:  # where each piece says it comes from, it stands
+        for piece, document, start in zip(
+            np.split(row["input_ids"], np.cumsum(row["lengths"])[:-1]), row["documents"], row["starts"], strict=True
+        ):
+            assert (piece == documents[document].ids[start : start + len(piece)]).all()
+    assert [int(row["row"]) for row in rows] == list(range(len(rows)))
+
+
+def test_short_pieces_are_spread_over_the_text_and_read_again_when_many_are_wanted() -> None:
+    rows, _ = pack_windows([encoded(80)], 20, "x", "split", Replay(context=10, share=0.5))
+    assert sorted(int(token) for row in rows[4:] for token in row["input_ids"]) == list(range(80))
+    rows, _ = pack_windows([encoded(80)], 20, "x", "split", Replay(context=10, share=0.2))
+    assert len(rows) == 5
+    rows, _ = pack_windows([encoded(20)], 20, "x", "split", Replay(context=10, share=0.75))
+    assert [row["input_ids"].tolist() for row in rows] == [list(range(20))] * 4

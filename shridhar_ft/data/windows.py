@@ -2,16 +2,18 @@
 
 A window row has `input_ids`, `labels` (−100 where no loss falls) and `lengths`: the sizes of the pieces that share
 the window, which never see one another. The first token of a piece is in the window and carries no loss: nothing
-of its own document stands before it.
+of its own document stands before it. `documents` and `starts` tell where each piece comes from, `row` is the row's
+number, and `replayed` marks windows of short pieces that read once more what others hold in long ones.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from shridhar_ft.config_training import Replay
 from shridhar_ft.data.pack import Piece, pack
 from shridhar_ft.runfolder import fingerprint, publishing, read_json, write_json
 
@@ -20,15 +22,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 IGNORED = -100  # what torch's cross-entropy leaves out
-COLUMNS = ("input_ids", "labels", "lengths")
+LISTS = ("input_ids", "labels", "lengths", "documents", "starts")
 BATCH_TOKENS = 1 << 24  # tokens put together at once: bounds the copies, and Arrow counts a batch in 32 bits
 OVERLONG = "document longer than the window"
 
 Overlong = Literal["split", "drop"]
 """What becomes of a document that is longer than the window."""
-
-EncodeDialogue = Callable[[list[dict[str, str]]], tuple[np.ndarray, np.ndarray]]
-"""Turns in; token ids and the assistant's mask out."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Ledger:
     """Where every token went: `came_in` = trained + masked + truncated + dropped, the last three by reason."""
 
     came_in: int = 0
+    replayed: int = 0
+    """Of those that came in, the ones that stand in windows of short pieces once more."""
     trained: int = 0
     masked: dict[str, int] = field(default_factory=dict)
     truncated: dict[str, int] = field(default_factory=dict)
@@ -65,40 +66,80 @@ class Ledger:
             "masked": sum(self.masked.values()),
             "truncated": sum(self.truncated.values()),
             "dropped": sum(self.dropped.values()),
+            "replayed": self.replayed,
             "reasons": {"masked": self.masked, "truncated": self.truncated, "dropped": self.dropped},
         }
 
 
-def pack_windows(
-    documents: Sequence[Encoded], context: int, why_masked: str, overlong: Overlong = "split"
-) -> tuple["pa.Table", Ledger]:
-    """Pack documents into windows of at most `context` tokens; every token that is kept lands in exactly one of them.
+@dataclass(frozen=True)
+class Layout:
+    """How documents become windows."""
+
+    window: int
+    """Tokens of a window."""
+    overlong: Overlong = "split"
+    replay: Replay | None = None
+
+    def as_list(self) -> list[Any]:
+        """For fingerprints; settings that are off leave no trace, so that older windows stay current."""
+        own: list[Any] = [self.window, *([self.overlong] if self.overlong != "split" else [])]
+        return [*own, self.replay.model_dump()] if self.replay else own
+
+
+def pack_windows(documents: Sequence[Encoded], layout: Layout, why_masked: str) -> tuple["pa.Table", Ledger]:
+    """Pack documents into windows; every token that is kept lands in exactly one of them, and in replayed ones again.
 
     Args:
         documents: Encoded documents.
-        context: Window length in tokens.
+        layout: Window length, what becomes of a longer document, and the share of windows of short pieces.
         why_masked: Reason that the ledger gives for tokens that are not learned, e.g. `not the assistant's`.
-        overlong: Whether a document longer than the window is continued in the next one, or dropped.
 
     Returns:
         Window rows, and the ledger.
     """
     import pyarrow as pa
 
-    ledger = Ledger(
-        came_in=sum(len(document.ids) for document in documents),
-        masked={why_masked: 0, "opens a piece": 0},
-    )
-    if overlong == "drop":
-        ledger.dropped[OVERLONG] = sum(len(d.ids) for d in documents if len(d.ids) > context)
-        documents = [document for document in documents if len(document.ids) <= context]
-    windows = pack([len(document.ids) for document in documents], context)
-    at_once = max(1, BATCH_TOKENS // context)
+    ledger = Ledger(masked={why_masked: 0, "opens a piece": 0})
+    lengths = [len(document.ids) for document in documents]
+    ledger.came_in = sum(lengths)
+    if layout.overlong == "drop":
+        ledger.dropped[OVERLONG] = sum(length for length in lengths if length > layout.window)
+        lengths = [length if length <= layout.window else 0 for length in lengths]
+    windows = pack(lengths, layout.window)
+    replayed = _replayed(lengths, len(windows), layout)
+    ledger.replayed = sum(piece.stop - piece.start for window in replayed for piece in window)
+    ledger.came_in += ledger.replayed
+    at_once = max(1, BATCH_TOKENS // layout.window)
     batches = [
         _window_rows(documents, windows[start : start + at_once], why_masked, ledger)
+        for windows in (windows, replayed)
         for start in range(0, len(windows), at_once)
     ]
-    return pa.Table.from_batches(batches, pa.schema([(name, pa.list_(pa.int32())) for name in COLUMNS])), ledger
+    table = pa.Table.from_batches(batches, pa.schema([(name, pa.list_(pa.int32())) for name in LISTS]))
+    marks = np.arange(len(table)) >= len(windows)
+    table = table.append_column("replayed", pa.array(marks, pa.bool_()))
+    return table.append_column("row", pa.array(np.arange(len(table)), pa.int32())), ledger
+
+
+def replay_windows(windows: int, replay: Replay) -> int:
+    """How many windows of short pieces join so many long ones, so that they are the wanted share of all."""
+    return max(1, round(windows * replay.share / (1 - replay.share))) if windows else 0
+
+
+def _replayed(lengths: Sequence[int], windows: int, layout: Layout) -> list[list[Piece]]:
+    """Windows of short pieces, so many that they are the wanted share of all, spread evenly over the text."""
+    if not layout.replay or not windows:
+        return []
+    size = layout.replay.context
+    short = [
+        Piece(document, start, min(start + size, length))
+        for document, length in enumerate(lengths)
+        for start in range(0, length, size)
+    ]
+    packed = pack([piece.stop - piece.start for piece in short], layout.window)
+    wanted = replay_windows(windows, layout.replay)
+    chosen = [packed[number * len(packed) // wanted % len(packed)] for number in range(wanted)]
+    return [[short[piece.document] for piece in window] for window in chosen]
 
 
 def _window_rows(
@@ -120,37 +161,30 @@ def _window_rows(
     ledger.masked["opens a piece"] += int((learned & opens).sum())
     piece_offsets = np.cumsum([0, *map(len, windows)], dtype=np.int32)
     token_offsets = np.concatenate([[0], ends])[piece_offsets].astype(np.int32)
-    flat = ((token_offsets, ids), (token_offsets, labels), (piece_offsets, lengths))
-    return pa.RecordBatch.from_arrays([pa.ListArray.from_arrays(*column) for column in flat], names=COLUMNS)
+    sources = (np.array([getattr(piece, key) for piece in pieces], dtype=np.int32) for key in ("document", "start"))
+    flat = ((token_offsets, ids), (token_offsets, labels), *((piece_offsets, values) for values in (lengths, *sources)))
+    return pa.RecordBatch.from_arrays([pa.ListArray.from_arrays(*column) for column in flat], names=LISTS)
 
 
-def save_windows(
-    folder: Path,
-    documents: Iterable[Encoded],
-    context: int,
-    why_masked: str,
-    made_from: str,
-    overlong: Overlong = "split",
-) -> None:
+def save_windows(folder: Path, documents: Iterable[Encoded], layout: Layout, why_masked: str, made_from: str) -> None:
     """Pack documents into a `datasets` folder of windows, with its ledger; kept if it is there for the same inputs.
 
     Args:
         folder: Where it goes.
         documents: Encoded documents (held in memory: 5 bytes a token, and 13 more while they are packed).
-        context: Window length in tokens.
+        layout: See `pack_windows`.
         why_masked: See `pack_windows`.
         made_from: Fingerprint of what the documents are.
-        overlong: See `pack_windows`.
     """
-    wanted = fingerprint(made_from, context, *([overlong] if overlong != "split" else []))
+    wanted = fingerprint(made_from, *layout.as_list())
     if (folder / "ledger.json").is_file() and read_json(folder / "ledger.json")["fingerprint"] == wanted:
         return
     from datasets import Dataset
 
-    rows, ledger = pack_windows(list(documents), context, why_masked, overlong)
+    rows, ledger = pack_windows(list(documents), layout, why_masked)
     assert ledger.balanced, f"the packing lost tokens: {ledger}"
     held = ledger.came_in - sum(ledger.truncated.values()) - sum(ledger.dropped.values())
-    filled = round(held / (len(rows) * context), 4) if len(rows) else 0.0
+    filled = round(held / (len(rows) * layout.window), 4) if len(rows) else 0.0
     with publishing(folder) as temporary:
         Dataset(rows).save_to_disk(temporary, num_shards=1)  # one, even when empty
         written = {"fingerprint": wanted, "windows": len(rows), "filled": filled, **ledger.as_dict()}
@@ -162,43 +196,3 @@ def load_windows(folder: Path) -> tuple["Dataset", dict[str, Any]]:
     from datasets import load_from_disk
 
     return load_from_disk(str(folder)), read_json(folder / "ledger.json")
-
-
-def cut_conversation(messages: list[dict[str, str]], encode: EncodeDialogue, context: int) -> Iterator[Encoded]:
-    """Encode a conversation; one longer than the window goes on, exchange by exchange, as a conversation of its own.
-
-    Args:
-        messages: Turns with `role` and `content`, an optional system turn first.
-        encode: Gives token ids and the assistant's mask of a list of turns.
-        context: Window length in tokens.
-
-    Yields:
-        Encoded parts that fit; an exchange that alone is longer than the window is continued in the next one.
-    """
-    ids, learned = encode(messages)
-    if len(ids) <= context:
-        yield Encoded(ids, learned)
-        return
-    system, turns = ([messages[0]], messages[1:]) if messages[0]["role"] == "system" else ([], messages)
-    exchanges: list[list[dict[str, str]]] = []
-    for turn in turns:
-        if turn["role"] == "user" or not exchanges:
-            exchanges.append([])
-        exchanges[-1].append(turn)
-    # Each exchange is encoded once by itself: how many fit together is then known but for a few tokens at the joints.
-    alone = [len(encode(system + exchange)[0]) for exchange in exchanges]
-    opening = len(encode(system)[0]) if system else 0
-    first = 0
-    while first < len(exchanges):
-        end, size = first + 1, alone[first]
-        while end < len(exchanges) and size + alone[end] - opening <= context:
-            size += alone[end] - opening
-            end += 1
-        ids, learned = encode(system + [turn for exchange in exchanges[first:end] for turn in exchange])
-        while len(ids) > context and end > first + 1:
-            end -= 1
-            ids, learned = encode(system + [turn for exchange in exchanges[first:end] for turn in exchange])
-        for start in range(0, len(ids), context):
-            piece = slice(start, start + context)
-            yield Encoded(ids[piece], learned[piece], whole=len(ids) <= context)
-        first = end
