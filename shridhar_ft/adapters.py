@@ -172,9 +172,11 @@ def load_weights(
 
     stored = AutoConfig.from_pretrained(weights.base, revision=weights.revision).get_text_config()
     config.vocab_size = stored.vocab_size
-    model: Any = load_model(weights.base, config, attention, dtype, weights.revision)
+    model: Any = load_model(weights.base, config, attention, "auto", weights.revision)
+    base_hash = weights_hash(model)  # as stored: the part before may have ended with another type than is wanted here
+    if dtype != "auto":
+        model = model.to(dtype)
     grown = grow_vocabulary(model, tokenizer) > 0
-    base_hash = weights_hash(model)
     for index, folder in enumerate(weights.adapters):
         last = index == len(weights.adapters) - 1
         model = load_adapter(model, folder, trainable=last and keep_last)

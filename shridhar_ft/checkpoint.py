@@ -49,6 +49,20 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
+def whole(checkpoint: Path, wanted_by: str) -> Path:
+    """This checkpoint, after it was verified.
+
+    Raises:
+        UserError: It is gone or damaged, and the setting `wanted_by` cannot do without.
+    """
+    if problem := damage(checkpoint):
+        raise UserError(
+            f"{wanted_by}: {checkpoint} is needed and {problem}; set {wanted_by} to false, or remove "
+            f"{checkpoint.parent.parent} to train that stage again"
+        )
+    return checkpoint
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders, the newest step first."""
     found = [path for path in folder.glob("checkpoint-*") if _NAME.match(path.name)]

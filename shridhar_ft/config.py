@@ -157,14 +157,8 @@ class Recipe(Section):
                 )
             if not index and any(stage.carry.model_dump().values()):
                 raise ValueError(f"stages.0.carry: '{stage.name}' is the first stage; there is nothing to take over")
-            if index and stage.carry.schedule:
-                for other in (index - 1, index):
-                    limits = self.stages[other].tuning(self.train)
-                    if not (limits.max_steps or limits.max_tokens):
-                        raise ValueError(
-                            f"stages.{index}.carry.schedule: one schedule spans both stages, so their steps must be "
-                            f"known beforehand; give stages.{other} max_steps or max_tokens"
-                        )
+            if index:
+                self._check_carry(index)
         if not self.stages and self.sft is None:
             raise ValueError("stages: nothing to train; give stages, sft, or both")
         if self.stages and self.data.books is None and not self.data.texts:
@@ -188,6 +182,23 @@ class Recipe(Section):
         if self.model.from_config is not None and not self.stages:
             raise ValueError("stages: random weights know nothing yet; give at least one stage before sft")
         return self
+
+    def _check_carry(self, index: int) -> None:
+        """Refuse what a stage cannot take over from the one before."""
+        before, stage = self.stages[index - 1 : index + 1]
+        if stage.carry.schedule:
+            for other in (index - 1, index):
+                limits = self.stages[other].tuning(self.train)
+                if limits.max_epochs or not (limits.max_steps or limits.max_tokens):
+                    raise ValueError(
+                        f"stages.{index}.carry.schedule: one schedule spans both stages, so their steps must be known "
+                        f"beforehand; give stages.{other} max_steps or max_tokens, and no max_epochs"
+                    )
+        if stage.carry.data and stage.packing != before.packing:
+            raise ValueError(
+                f"stages.{index}.carry.data: what was not read is known by the packing of the stage before; "
+                f"set packing to {before.packing}"
+            )
 
     @property
     def last_context(self) -> int | None:

@@ -4,6 +4,7 @@ A receipt is written whether it holds or not; a part of the run whose receipt do
 """
 
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ def write_receipt(
     receipt = {
         "receipt": path.stem,
         "ok": bool(ok),
-        "claimed": claimed,
-        "measured": measured,
+        "claimed": _for_json(claimed),
+        "measured": _for_json(measured),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if mend and not ok:
@@ -42,6 +43,15 @@ def write_receipt(
             f"the {path.stem} receipt does not hold ({path}): {mend or json.dumps(measured, ensure_ascii=False)}"
         )
     return receipt
+
+
+def _for_json(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """NaN and infinity as strings: JSON has no numbers for them, and a strict reader refuses the whole file."""
+    if isinstance(value, dict):
+        return {key: _for_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_receipts(folder: Path) -> dict[str, dict[str, Any]]:

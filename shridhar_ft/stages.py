@@ -4,15 +4,24 @@ One part begins with the weights of the part before it; so its fingerprint holds
 changed setting makes anew just what hangs on it.
 """
 
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from shridhar_ft.adapters import Weights
+from shridhar_ft.checkpoint import whole
 from shridhar_ft.config import Recipe
 from shridhar_ft.config_training import Tuning
+from shridhar_ft.data.split import SplitName
+from shridhar_ft.data.unread import unread
+from shridhar_ft.data.windows import Encoded, Layout, load_windows
 from shridhar_ft.documents import book_documents, dialogue_documents
 from shridhar_ft.errors import UserError
 from shridhar_ft.model.build import base_config, base_contents, build_model, stage_config
+from shridhar_ft.model.levers import INEXACT
 from shridhar_ft.model.rope import original_context, stage_rope
 from shridhar_ft.preparation import window_of_sft
 from shridhar_ft.receipts import write_receipt
@@ -27,8 +36,12 @@ from shridhar_ft.runfolder import (
     publishing,
     read_json,
 )
+from shridhar_ft.starting import Origin
 from shridhar_ft.tokenizer import END
+from shridhar_ft.trainer import ROWS_READ
 from shridhar_ft.training import NOT_IN_THE_WEIGHTS, TrainingPart
+
+KERNELS = {"attention", "sparse"}  # which kernel attends changes no weight; which tokens see one another does
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,23 +66,60 @@ def stage_part(recipe: Recipe, run: Run, index: int, tokenizer: "PreTrainedToken
     before = _finished(recipe, run, index)
     start = Weights.from_dict(before["weights"], run.root) if before else _first_weights(recipe, run, tuning, tokenizer)
     rope = stage_rope(recipe, index, original_context(base_config(recipe.model)))
+    spanned, place = _schedule_of(recipe, index)
+    overlong = stage.overlong if stage.packing == "documents" else "split"
+    own = [
+        *(stage.context, stage.window, stage.packing, overlong, stage.carry.model_dump()),
+        *(stage.replay and stage.replay.model_dump(), rope.rope.model_dump(), rope.context),
+        [[fixed.max_steps, fixed.max_tokens] for fixed, _ in spanned],
+    ]
     return TrainingPart(
         name=f"stages/{stage.name}",
         folder=run.stage(stage.name),
         tuning=tuning,
         context=stage.context,
+        layout=Layout(stage.window, overlong, stage.replay),
         stage_index=index,
-        documents=partial(book_documents, run, tokenizer, packing=stage.packing),
-        overlong=stage.overlong if stage.packing == "documents" else "split",
+        documents=partial(_documents_of, recipe, run, index, tokenizer),
         why_masked="not learned",
-        start=start,
-        continues_adapter=bool(before) and tuning.method == "lora",
-        came_from=before,
-        made_from=_made_from(
-            *(recipe, run, tuning, before),
-            [stage.context, stage.packing, stage.overlong, rope.rope.model_dump(), rope.context],
-        ),
+        origin=Origin(start, continues_adapter=bool(before) and tuning.method == "lora", came_from=before),
+        made_from=_made_from(recipe, run, tuning, before, own),
+        gate=stage.gate,
+        skips=stage.pose is not None,
+        schedule_of=spanned,
+        schedule_place=place,
+        carries_optimizer=_ended_at(run, before) if stage.carry.optimizer else None,
     )
+
+
+def _documents_of(
+    recipe: Recipe, run: Run, index: int, tokenizer: "PreTrainedTokenizerBase", split: SplitName
+) -> Iterator[Encoded]:
+    """The books of a split for a stage: all of them, or of train what the stage before did not get to."""
+    stage = recipe.stages[index]
+    if split != "train" or not stage.carry.data:
+        return book_documents(run, tokenizer, split, packing=stage.packing)
+    before = _finished(recipe, run, index)
+    windows, _ = load_windows(run.root / before["name"] / "windows" / "train")
+    read = np.load(whole(_ended_at(run, before), "carry.data") / ROWS_READ)
+    return unread(_documents_of(recipe, run, index - 1, tokenizer, split), windows, read)
+
+
+def _ended_at(run: Run, before: dict[str, Any]) -> Path:
+    """The checkpoint whose weights a finished part handed over."""
+    return run.root / before["name"] / "checkpoints" / before["checkpoint"]
+
+
+def _schedule_of(recipe: Recipe, index: int) -> tuple[tuple[tuple[Tuning, int], ...], int]:
+    """Tuning and window of all stages that share a learning-rate schedule with this one, and its place among them."""
+    first = last = index
+    while recipe.stages[first].carry.schedule:
+        first -= 1
+    while last + 1 < len(recipe.stages) and recipe.stages[last + 1].carry.schedule:
+        last += 1
+    if first == last:
+        return (), 0
+    return tuple((stage.tuning(recipe.train), stage.window) for stage in recipe.stages[first : last + 1]), index - first
 
 
 def sft_part(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> TrainingPart:
@@ -86,12 +136,11 @@ def sft_part(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> 
         folder=run.sft,
         tuning=recipe.sft,
         context=context,
+        layout=Layout(context),
         stage_index=-1,
         documents=lambda split: dialogue_documents(run, tokenizer, split, context, assistant_only),
         why_masked="not the assistant's",
-        start=start,
-        continues_adapter=False,
-        came_from=before,
+        origin=Origin(start, continues_adapter=False, came_from=before),
         made_from=_made_from(recipe, run, recipe.sft, before, [context, assistant_only]),
         handed_over=partial(_mask_receipt, run, context, assistant_only),
     )
@@ -151,11 +200,14 @@ def _first_weights(recipe: Recipe, run: Run, tuning: Tuning, tokenizer: "PreTrai
 def _made_from(recipe: Recipe, run: Run, tuning: Tuning, before: dict[str, Any], own: list[Any]) -> str:
     """Fingerprint of all that a part's weights hang on."""
     settings = {k: v for k, v in _tuning_alone(tuning).items() if k not in NOT_IN_THE_WEIGHTS}
+    settings["levers"] = sorted(set(tuning.memory) & set(INEXACT))
+    sparse = recipe.model.attention == "sparse"
+    of_model = recipe.model.model_dump(exclude=None if sparse else KERNELS)
     return fingerprint(
         settings,
         own,
         recipe.seed,
-        recipe.model.model_dump(exclude={"attention"}),
+        of_model,
         base_contents(recipe.model.base),
         read_json(run.data / PART)["fingerprint"],
         file_hash(run.tokenizer / "tokenizer.json"),  # a longer last window changes its settings, and no token

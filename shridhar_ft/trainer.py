@@ -1,31 +1,36 @@
-"""TRL's SFTTrainer, fed with packed windows, and the callbacks that log, stop and make checkpoints whole.
+"""TRL's SFTTrainer, fed with packed windows.
 
-Books and dialogues arrive as the same kind of window (data/windows.py), so there is one trainer. TRL brings the loss
-without whole logits; here are the collator that keeps documents apart by their positions alone, the guard against
-non-finite numbers, the vote that stops all ranks at the same step, and the manifest that is written last.
+Books and dialogues arrive as the same kind of window (data/windows.py), so there is one trainer. Here are the collator
+that says where documents end, positions that skip, the loss without whole logits, the guard against non-finite
+numbers, what a stage carries over, the evaluation by position, and the manifest that is written last.
 """
 
-import json
-import signal
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from accelerate import PartialState
+from transformers import PrinterCallback, Trainer
 from transformers.trainer_callback import ProgressCallback
 from trl import SFTTrainer
 
 from shridhar_ft.checkpoint import rotate, write_manifest
+from shridhar_ft.config_training import Tuning
+from shridhar_ft.data.pose import skipped_positions
 from shridhar_ft.data.windows import IGNORED
-from shridhar_ft.errors import NonFinite
-from shridhar_ft.progress import TrainingProgress
+from shridhar_ft.errors import NonFinite, UserError
+from shridhar_ft.measuring import shared_loss
+from shridhar_ft.model.boundaries import boundaries
+from shridhar_ft.model.levers import Levers
+from shridhar_ft.model.loss import add_loss_head
+from shridhar_ft.model.optimizers import make_optimizer
 from shridhar_ft.runfolder import write_json
-from shridhar_ft.scoring import positions
+from shridhar_ft.scoring import Loss, positions
+
+ROWS_READ = "rows_read.npy"  # which train windows were read up to a checkpoint, bool, (windows,)
 
 
 @dataclass(frozen=True)
@@ -34,47 +39,127 @@ class WindowCollator:
 
     pad_token_id: int
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         longest = max(len(row["input_ids"]) for row in rows)
         batch = {
             "input_ids": np.full((len(rows), longest), self.pad_token_id, dtype=np.int64),
             "labels": np.full((len(rows), longest), IGNORED, dtype=np.int64),
             "position_ids": np.zeros((len(rows), longest), dtype=np.int64),
         }  # each (B, T)
+        pieces = []
         for index, row in enumerate(rows):
             length = len(row["input_ids"])
             batch["input_ids"][index, :length] = row["input_ids"]
             batch["labels"][index, :length] = row["labels"]
-            # No attention mask: an all-ones one would break the isolation that the positions give.
-            pieces = [*row["lengths"], longest - length] if length < longest else row["lengths"]
-            batch["position_ids"][index] = positions(pieces)
-        return {key: torch.from_numpy(value) for key, value in batch.items()}
+            pieces.append([*row["lengths"], longest - length] if length < longest else row["lengths"])
+            batch["position_ids"][index] = positions(pieces[-1])
+        # No attention mask: the boundaries keep the pieces apart, and an all-ones mask would not.
+        tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
+        told = {key: torch.tensor([row[key] for row in rows]) for key in ABOUT_ROWS}  # each (B,)
+        return {**tensors, **boundaries(pieces), **told}
+
+
+ABOUT_ROWS = ("row", "replayed")  # for the trainer; the model does not take them
+
+
+@dataclass(frozen=True)
+class SpannedSchedule:
+    """A learning-rate schedule over several stages: where this one stands in it."""
+
+    before: int
+    """Steps of the stages before it."""
+    total: int
+    """Steps of all of them."""
 
 
 class WindowTrainer(SFTTrainer):
     """SFTTrainer on windows: refuses to go on from a non-finite number, and leaves whole checkpoints."""
 
-    def __init__(self, *, manifest_facts: dict[str, Any], keep_checkpoints: int, **kwargs: Any) -> None:  # noqa: ANN401
+    optimizer: Any  # the Trainer's own, which its annotations leave open
+    lr_scheduler: Any
+    control: Any
+    loss_is_scaled_for_ga = True  # `compute_loss` divides by the tokens of the whole step
+
+    def __init__(
+        self,
+        *,
+        manifest_facts: dict[str, Any],
+        keep_checkpoints: int,
+        tuning: Tuning,
+        levers: Levers,
+        window: int,
+        pose_context: int | None = None,
+        spanned: SpannedSchedule | None = None,
+        carried_optimizer: Path | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
         """
         Args:
             manifest_facts: What a resume compares, put into every manifest.
             keep_checkpoints: Whole checkpoints that stay beside the best one.
+            tuning: Learning rate, betas and kind of the optimizer.
+            levers: Those that choose an optimizer of their own.
+            window: Tokens of a window.
+            pose_context: Positions that skip-wise windows lie within; None trains the windows' own positions.
+            spanned: The schedule, where it goes over several stages.
+            carried_optimizer: optimizer.pt of the checkpoint whose weights this part begins with.
             **kwargs: SFTTrainer's own.
         """
         super().__init__(**kwargs)
+        add_loss_head(self.model)  # after TRL's own, which it goes before on devices where that one is slow
         self.manifest_facts, self.keep_checkpoints = manifest_facts, keep_checkpoints
+        self.tuning, self.levers, self.window = tuning, levers, window
+        self.pose_context, self.spanned, self.carried_optimizer = pose_context, spanned, carried_optimizer
         self.tokens_seen = 0  # by this process since it started
+        self.rows_read = np.zeros(len(self.train_dataset), dtype=bool)  # by this process; all ranks' are saved
         self.last_batch: torch.Tensor | None = None
+        self._micro = (-1, 0)  # optimizer step, forward passes made for it
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
+
+    # ------------------------------------------------------------------------------------------------- a step
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401
         self.tokens_seen += inputs["input_ids"].numel()
         self.last_batch = inputs["input_ids"]
+        self.rows_read[inputs["row"].cpu().numpy()] = True
+        if self.pose_context is not None:
+            inputs["position_ids"] = self._skipped(inputs, self.pose_context).to(inputs["position_ids"].device)
         loss = super().training_step(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
             raise self._non_finite("loss", float(loss))
         return loss
+
+    def _skipped(self, inputs: dict[str, Any], context: int) -> torch.Tensor:
+        """Positions of this forward pass under PoSE, drawn from step, pass and rank: a resume draws the same."""
+        step, passed = self._micro
+        passed = passed + 1 if step == self.state.global_step else 0
+        self._micro = (self.state.global_step, passed)
+        draw = np.random.default_rng([self.args.seed, self.state.global_step, passed, self.args.process_index])
+        own = inputs["position_ids"].cpu()
+        ends = inputs["cu_seq_lens_q"].tolist()
+        found = np.empty(own.numel(), dtype=np.int64)
+        replayed = inputs["replayed"].tolist()
+        for start, stop in pairwise(ends):
+            row, place = divmod(start, own.shape[1])
+            plain = own[row, place : place + stop - start].numpy()
+            found[start:stop] = plain if replayed[row] else skipped_positions([stop - start], context, draw)
+        return torch.from_numpy(found).view(own.shape)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Summed nats of the learned tokens divided by their number in the whole step, over micro-batches and ranks."""
+        batch = {key: value for key, value in inputs.items() if key not in ABOUT_ROWS}
+        output = model(**batch, use_cache=False, fused_lm_head=True, num_items_in_batch=num_items_in_batch)
+        loss = output.loss
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients over the ranks
+        return (loss, output) if return_outputs else loss
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:  # noqa: ANN401
         # transformers calls this between the backward passes and the update: the last moment to refuse.
@@ -93,106 +178,78 @@ class WindowTrainer(SFTTrainer):
             f"in {kept}; lower the learning rate, or look at that text, and run the same command again"
         )
 
+    # ------------------------------------------------------------------------------------ optimizer, schedule
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        decayed = set(self.get_decay_parameter_names(model))
+        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for name, p in trained if name in decayed], "weight_decay": self.tuning.weight_decay},
+            {"params": [p for name, p in trained if name not in decayed], "weight_decay": 0.0},
+        ]
+        self.optimizer = make_optimizer(groups, self.tuning, self.levers)
+        if self.carried_optimizer is not None:
+            self._carry_optimizer(self.carried_optimizer)
+        return self.optimizer
+
+    def _carry_optimizer(self, file: Path) -> None:
+        """Take over the moments of the stage before; learning rate and decay are this stage's."""
+        carried = torch.load(file, map_location=self.args.device, weights_only=True)
+        own = self.optimizer.state_dict()
+        before, now = ([len(group["params"]) for group in held["param_groups"]] for held in (carried, own))
+        if before != now:
+            raise UserError(
+                f"carry.optimizer: {file} holds moments of {sum(before)} parameters and this stage trains {sum(now)}; "
+                "take carry.optimizer away, or train the same weights"
+            )
+        self.optimizer.load_state_dict({**carried, "param_groups": own["param_groups"]})
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:  # noqa: ANN401
+        if self.spanned is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        of_all = super().create_scheduler(self.spanned.total, optimizer)
+        shape, before = of_all.lr_lambdas[0], self.spanned.before
+        for group in of_all.optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(of_all.optimizer, lambda step: shape(step + before))
+        return self.lr_scheduler
+
+    # ----------------------------------------------------------------------------------- evaluation, checkpoints
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,  # noqa: ANN401
+        ignore_keys: Any = None,  # noqa: ANN401
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, Any]:
+        """Loss on the validation windows, whole and by position, in nats a token; the ranks share the windows."""
+        loss = self._loss_on(self.eval_dataset if eval_dataset is None else eval_dataset)
+        metrics = {f"{metric_key_prefix}_loss": loss.mean, f"{metric_key_prefix}_by_position": loss.by_position()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _loss_on(self, windows: Any) -> Loss:  # noqa: ANN401
+        """Loss on windows with the weights as they are now, measured by all ranks together."""
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled  # then only the wrapper can put weights together
+        model = self.model_wrapped if sharded else self.model
+        with self.compute_loss_context_manager():
+            return shared_loss(model, windows, self.window, None, PartialState())
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # noqa: ANN401
         Trainer._save_checkpoint(self, model, trial)  # TRL's own would add a model card of its making
-        self.accelerator.wait_for_everyone()
+        read = self.accelerator.reduce(torch.from_numpy(self.rows_read).int().to(self.args.device), reduction="sum")
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)
-            write_manifest(folder / f"checkpoint-{self.state.global_step}", self.manifest_facts)
+            checkpoint = folder / f"checkpoint-{self.state.global_step}"
+            np.save(checkpoint / ROWS_READ, read.cpu().numpy() > 0)
+            write_manifest(checkpoint, self.manifest_facts)
             rotate(folder, self.keep_checkpoints, self.state.best_model_checkpoint)
 
-
-# ---------------------------------------------------------------------------------------------- callbacks
-
-
-class StopVote(TrainerCallback):
-    """On SIGTERM or SIGINT all ranks save at the next step boundary and stop; a second signal stops at once."""
-
-    def __init__(self) -> None:
-        self.asked: str | None = None
-        self.stopped = False
-        self.previous: dict[int, Any] = {}
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.previous[number] = signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = signal.Signals(number).name
-        for asked, handler in self.previous.items():
-            signal.signal(asked, handler)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
-        if self._any_rank_asked(args):
-            self.stopped = state.global_step < state.max_steps
-            control.should_save = control.should_training_stop = True
-
-    def _any_rank_asked(self, args: TrainingArguments) -> bool:
-        if args.world_size == 1:
-            return self.asked is not None
-        # A rank that stopped alone would leave the others waiting in the next all-reduce for ever.
-        vote = torch.tensor(float(self.asked is not None), device=args.device)
-        torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX)
-        return bool(vote.item())
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-class Metrics(TrainerCallback):
-    """Writes metrics.jsonl, one line a log, and shows the figures; a resume drops lines after its step."""
-
-    def __init__(self, file: Path, progress: TrainingProgress, tokens_seen: Callable[[], int]) -> None:
-        """
-        Args:
-            file: The part's metrics.jsonl.
-            progress: Where figures are shown.
-            tokens_seen: Tokens that this process has read since it started.
-        """
-        self.file, self.progress, self.tokens_seen = file, progress, tokens_seen
-        self.last_time, self.last_tokens = 0.0, 0
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
-        self.progress.begin(state.global_step, state.max_steps)
-        self.last_time, self.last_tokens = time.monotonic(), self.tokens_seen()
-        if state.is_world_process_zero:
-            lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.is_file() else []
-            kept = [line for line in lines if state.global_step and 0 < _step_of(line) <= state.global_step]
-            self.file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
-        self.progress.step(state.global_step)
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
-        self.last_time, self.last_tokens = time.monotonic(), self.tokens_seen()  # its time is not training's
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,  # noqa: ANN401
-    ) -> None:
-        logs = dict(logs or {})
-        if not state.is_world_process_zero or "train_runtime" in logs:
-            return
-        kept: dict[str, float] = {
-            key: logs[key] for key in ("loss", "grad_norm", "learning_rate", "eval_loss") if key in logs
-        }
-        now, tokens = time.monotonic(), self.tokens_seen()
-        if "loss" in kept and now > self.last_time:
-            kept["tokens_per_second"] = round((tokens - self.last_tokens) * args.world_size / (now - self.last_time), 1)
-            self.last_time, self.last_tokens = now, tokens
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, "epoch": round(state.epoch or 0, 4), **kept}) + "\n")
-        self.progress.figures(state.global_step, kept)
-
-
-def _step_of(line: str) -> int:
-    """Step of a line of metrics.jsonl; 0 for one that a full disk cut short."""
-    try:
-        return int(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return 0
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:  # noqa: ANN401
+        if resume_from_checkpoint and (read := Path(resume_from_checkpoint) / ROWS_READ).is_file():
+            self.rows_read = np.load(read)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shridhar_ft.config import Model, load_recipe
+from shridhar_ft.config import Model, Sparse, load_recipe
 from shridhar_ft.errors import UserError
+from shridhar_ft.model.attention import choose_attention
 from shridhar_ft.model.build import (
-    attention_choice,
     base_config,
     base_contents,
     build_model,
@@ -138,10 +138,49 @@ def test_new_tokens_get_the_mean_row_and_nothing_is_taken_away(llama, tokenizer,
     assert larger.config.vocab_size == 700
 
 
-def test_the_fallback_of_attention_is_said() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
-    name, why = attention_choice(Model(base="x"))
-    assert name == "sdpa" and "no CUDA device" in why
-    with pytest.raises(UserError, match="flash-attn"):
-        attention_choice(Model(base="x", attention="flash"))
+def sparse(model_type: str = "olmo3", every: int = 4, **given: object) -> Model:
+    """A recipe's model with sliding layers."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 8, "num_attention_heads": 4, **given}
+    return Model(
+        from_config={"model_type": model_type, **sizes},
+        attention="sparse",
+        sparse=Sparse(window=64, global_every=every),
+    )
+
+
+def test_every_so_many_layers_one_sees_the_whole_context() -> None:
+    config = base_config(sparse(), 600)
+    assert config.sliding_window == 64
+    assert config.layer_types == 2 * [*3 * ["sliding_attention"], "full_attention"]
+    assert base_config(sparse("gemma3_text", 6, num_hidden_layers=7), 600).layer_types.count("full_attention") == 1
+    assert base_config(sparse(every=3), 600).layer_types[2::3] == ["full_attention"] * 2
+
+
+def test_what_the_recipe_says_of_the_layers_stands() -> None:
+    kinds = ["full_attention", *7 * ["sliding_attention"]]
+    config = base_config(sparse(sliding_window=32, layer_types=kinds), 600)
+    assert (config.sliding_window, config.layer_types) == (32, kinds)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (sparse("llama"), "llama has none that llama.cpp and vLLM run too; set .* olmo3 or gemma3_text"),
+        (sparse(num_hidden_layers=3), "there are 3 layers, so none would see the whole context"),
+        (sparse("gemma3_text", 4), "llama.cpp runs every gemma3 with 6"),
+        (sparse(layer_types=8 * ["full_attention"]), "layer_types: sparse has both kinds"),
+    ],
+)
+def test_sliding_layers_that_would_not_run_are_refused(model: Model, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        base_config(model, 600)
+
+
+def test_a_sparse_model_is_exact_and_isolated() -> None:
+    config = base_config(sparse(), 600)
+    chosen = choose_attention(sparse(), config, torch.device("cpu"))
+    assert "6 of 8 layers see a sliding window of 64 tokens" in chosen.why
+    ours, own = build_model(config, 0, chosen.implementation), build_model(base_config(sparse(), 600), 0, "eager")
+    ids = torch.randint(600, (1, 300), generator=torch.Generator().manual_seed(0))
+    assert (ours(ids).logits - own(ids).logits).abs().max() < 1e-5
+    assert probe_isolation(ours, 600, 300)[2]

@@ -1,11 +1,20 @@
 """The certificate holds for the same model and fails for another one."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, PreTrainedModel
 
+from shridhar_ft.adapters import Weights
+from shridhar_ft.config_rope import Rope
+from shridhar_ft.errors import CheckFailed
 from shridhar_ft.export.card import model_card
 from shridhar_ft.export.certificate import compare, holds, logits_at, places
+from shridhar_ft.export.merge import Merge, merge_and_certify
+from shridhar_ft.model.rope import StageRope, apply_rope
 
 TEXT = np.arange(100, dtype=np.int32)
 
@@ -78,6 +87,55 @@ def test_rounding_to_a_type_passes_for_that_type_and_not_for_float32(llama, dtyp
     assert found["largest_logit_difference"] > 0
     assert holds(found, dtype)
     assert not holds(found, "float32")
+
+
+def merge_of(base: Path, tokenizer, kind: str = "yarn") -> Merge:
+    """An export of a tiny model at twice its original context."""
+    config = apply_rope(AutoConfig.from_pretrained(base), StageRope(Rope(type=kind), 256, 128))
+    text = np.arange(256, dtype=np.int32)
+    return Merge(Weights(str(base)), config, tokenizer, text, original_context=128, dtype="float32")
+
+
+@pytest.mark.parametrize("kind", ["none", "linear", "dynamic", "yarn", "longrope", "llama3", "theta"])
+def test_an_export_carries_its_rope(kind: str, saved_llama: Path, tokenizer, tmp_path: Path) -> None:
+    said: list[str] = []
+    certificate = merge_and_certify(merge_of(saved_llama, tokenizer, kind), tmp_path, said.append)
+    rope = certificate["measured"]["rope"]
+    assert certificate["ok"] and rope["ok"] and rope["written"]["differs"] == []
+    assert rope["positions"] == [0, 107_999]
+    stored = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert stored["rope_parameters"] == certificate["claimed"]["rope"]["rope_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (lambda stored: stored.pop("rope_parameters"), "rope_parameters is missing"),
+        (lambda stored: stored["rope_parameters"].update(rope_theta=20_000.0), "rope_theta is 20000.0 and not 10000.0"),
+        (lambda stored: stored["rope_parameters"].pop("factor"), "rope_parameters.factor is missing and not 2.0"),
+        (lambda stored: stored.update(max_position_embeddings=128), "max_position_embeddings is 128 and not 256"),
+        (lambda stored: stored.update(head_dim=4), "the frequencies made from it are others"),
+    ],
+    ids=["lost", "another base", "lost factor", "another length", "another head"],
+)
+def test_an_export_that_lost_or_changed_its_rope_is_refused(
+    harm, sentence: str, saved_llama: Path, tokenizer, tmp_path: Path, monkeypatch
+) -> None:
+    whole = PreTrainedModel.save_pretrained
+
+    def save(model: PreTrainedModel, folder: Path, **settings: object) -> None:
+        whole(model, folder, **settings)
+        stored = json.loads((folder / "config.json").read_text())
+        harm(stored)
+        (folder / "config.json").write_text(json.dumps(stored))
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", save)
+    with pytest.raises(CheckFailed, match="does not carry the RoPE that was trained") as error:
+        merge_and_certify(merge_of(saved_llama, tokenizer), tmp_path, print)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+    certificate = json.loads((tmp_path / "certificate.json").read_text())
+    assert not certificate["ok"] and not certificate["measured"]["rope"]["ok"]
+    assert certificate["claimed"]["rope"]["rope_parameters"]["rope_type"] == "yarn"
 
 
 def test_the_card_names_counts_and_no_text() -> None:

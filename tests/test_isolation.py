@@ -2,15 +2,19 @@
 
 import pytest
 import torch
+from transformers import Olmo3Config
 
-from shridhar_ft.model.build import weights_hash
-from shridhar_ft.model.isolation import probe_isolation
+from shridhar_ft.model import interface, segments
+from shridhar_ft.model.boundaries import boundaries
+from shridhar_ft.model.build import build_model, weights_hash
+from shridhar_ft.model.isolation import MOST, probe_isolation
+from shridhar_ft.model.segments import Call
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["shridhar_sdpa", "sdpa", "eager"])
 @pytest.mark.parametrize("context", [12, 128])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_documents_are_apart_by_positions_alone(llama, attention: str, context: int, rows: int) -> None:
+def test_documents_are_apart(llama, attention: str, context: int, rows: int) -> None:
     claimed, measured, ok = probe_isolation(llama(attention=attention), 600, context, rows)
     assert ok, measured
     assert sum(claimed["documents"]) <= context
@@ -25,19 +29,81 @@ class Wrapped(torch.nn.Module):
         super().__init__()
         self.inner, self.how, self.config = inner, how, inner.config
 
-    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, use_cache: bool):
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, logits_to_keep: torch.Tensor, **_: object):
+        given = {"logits_to_keep": logits_to_keep, "use_cache": False}
         if self.how == "mask of ones":
+            mask = torch.ones_like(input_ids)
+            return self.inner(input_ids, position_ids=position_ids, attention_mask=mask, **given)
+        if self.how == "one document told":  # as a collator would that packs and says nothing of it
             return self.inner(
-                input_ids, position_ids=position_ids, attention_mask=torch.ones_like(input_ids), use_cache=False
+                input_ids, position_ids=position_ids, **boundaries([[input_ids.shape[1]]] * len(input_ids)), **given
             )
-        return self.inner(input_ids, use_cache=False)  # positions run on
+        return self.inner(input_ids, **given)  # positions run on
 
 
-@pytest.mark.parametrize("how", ["mask of ones", "positions run on"])
-def test_a_leak_is_found(llama, how: str) -> None:
-    _, measured, ok = probe_isolation(Wrapped(llama(), how), 600, 128)
+@pytest.mark.parametrize(
+    ("attention", "how"),
+    [
+        ("sdpa", "mask of ones"),
+        ("sdpa", "positions run on"),
+        ("shridhar_sdpa", "positions run on"),
+        ("shridhar_sdpa", "one document told"),
+    ],
+)
+def test_a_leak_is_found(llama, attention: str, how: str) -> None:
+    _, measured, ok = probe_isolation(Wrapped(llama(attention=attention), how), 600, 128)
     assert not ok
     assert measured["largest_difference_in_other_documents"] > 1e-3
+
+
+def test_chunks_with_a_skip_between_them_see_one_another_by_boundaries_alone(llama) -> None:
+    _, measured, ok = probe_isolation(llama(attention="shridhar_sdpa"), 600, 128, skips=True)
+    assert ok and measured["largest_difference_beyond_the_skip"] > 1e-3, measured
+    # transformers takes the jump in the positions for the end of a document.
+    _, measured, ok = probe_isolation(llama(attention="sdpa"), 600, 128, skips=True)
+    assert not ok and measured["largest_difference_beyond_the_skip"] == 0, measured
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("window", [64, 300])
+def test_a_document_goes_over_its_sliding_window(window: int, rows: int) -> None:
+    model = sliding(window)
+    claimed, measured, ok = probe_isolation(model, 600, 2000, rows)
+    assert ok, measured
+    assert claimed["documents"][2] > window + window // 4, "there is a second block of the band"
+    assert sum(probe_isolation(model, 600, 100)[0]["documents"]) <= 100
+
+
+def sliding(window: int) -> torch.nn.Module:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    kinds = ["sliding_attention", "full_attention"]
+    config = Olmo3Config(
+        vocab_size=600, **sizes, sliding_window=window, layer_types=kinds, pad_token_id=None, eos_token_id=None
+    )
+    return build_model(config, 0, "shridhar_sdpa")
+
+
+def test_a_band_that_reaches_into_the_document_before_is_found(monkeypatch) -> None:
+    def too_far(start: int, stop: int, window: int, block: int) -> list[Call]:
+        first, *rest = whole(start, stop, window, block)
+        one_early = slice(first.keys.start - 1, first.keys.stop - 1)
+        return [Call(first.queries, one_early if start else first.keys, None), *rest]
+
+    whole = segments._band
+    model = sliding(64)
+    assert probe_isolation(model, 600, 2000)[2]
+    interface._planned.cache_clear()
+    monkeypatch.setattr(segments, "_band", too_far)
+    assert not probe_isolation(model, 600, 2000)[2]
+    interface._planned.cache_clear()
+
+
+def test_of_long_documents_a_few_logits_are_looked_at() -> None:
+    model = sliding(1024)
+    asked = []
+    model.register_forward_hook(lambda *given: asked.append(given[2].logits.shape[1]))
+    assert probe_isolation(model, 600, 8192)[2]
+    assert max(asked) <= 3 * MOST
 
 
 def test_a_model_that_answers_always_the_same_proves_nothing(llama) -> None:
@@ -61,8 +127,8 @@ class Shifted(torch.nn.Module):
         super().__init__()
         self.inner, self.config = inner, inner.config
 
-    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, use_cache: bool):
-        output = self.inner(input_ids, position_ids=position_ids, use_cache=False)
+    def forward(self, input_ids: torch.Tensor, **given: object):
+        output = self.inner(input_ids, **given)
         output.logits = output.logits + 0.01 * input_ids.shape[1]
         return output
 

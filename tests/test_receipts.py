@@ -1,5 +1,6 @@
 """Receipts: written whether they hold or not, read back by their place in the run, and a failed one stops the part."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,17 @@ def test_one_that_holds_needs_no_mend(tmp_path: Path) -> None:
     receipt = write_receipt(tmp_path / "rope.json", {"x": 1}, {"x": 1}, ok=True, mend="change it")
     assert receipt == read_json(tmp_path / "rope.json")
     assert receipt["receipt"] == "rope" and receipt["ok"] is True and "mend" not in receipt
+
+
+def test_a_number_that_is_none_leaves_a_file_that_strict_readers_take(tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed):
+        write_receipt(tmp_path / "rope.json", {}, {"worst": float("nan"), "all": [1.0, float("inf")]}, ok=False)
+
+    def refused(constant: str) -> None:
+        raise AssertionError(constant)
+
+    found = json.loads((tmp_path / "rope.json").read_text(), parse_constant=refused)
+    assert found["measured"] == {"worst": "nan", "all": [1.0, "inf"]}
 
 
 def test_all_receipts_of_a_run_are_found_and_nothing_else(tmp_path: Path) -> None:

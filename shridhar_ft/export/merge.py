@@ -1,6 +1,8 @@
 """Merges a run's weights, writes them with their tokenizer, reads them back, and certifies the three.
 
 base + adapter  →  merged  →  written, in the export's type  →  reloaded
+
+The RoPE is certified twice: as config.json alone gives it, and as the reloaded model computes with it.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import numpy as np
 from shridhar_ft.adapters import Weights, load_weights, merged
 from shridhar_ft.export.certificate import TOLERANCES, compare, holds, logits_at, places
 from shridhar_ft.model.build import load_model
-from shridhar_ft.model.rope import check_rope
+from shridhar_ft.model.rope_receipt import check_rope, check_written_rope
 from shridhar_ft.receipts import write_receipt
 from shridhar_ft.tokenizer import END
 
@@ -67,6 +69,17 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
     model.save_pretrained(folder / "model", max_shard_size="4GB")
     merge.tokenizer.save_pretrained(folder / "model")
     del model
+    rope_claimed, rope_written, rope_ok = check_written_rope(folder / "model", claimed, len(merge.text))
+    if not rope_ok:
+        differs = "; ".join(rope_written["differs"]) or "the frequencies made from it are others"
+        return write_receipt(
+            folder / "certificate.json",
+            {"rope": rope_claimed},
+            {"tokens": len(merge.text), "dtype": merge.dtype, "rope": {"ok": False, "written": rope_written}},
+            ok=False,
+            mend=f"config.json of the written model does not carry the RoPE that was trained ({differs}); "
+            "export again, and let nothing else write there",
+        )
 
     from transformers import AutoConfig
 
@@ -74,7 +87,7 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
     # In float32 arithmetic, whatever the stored type: what is compared are the weights, not how a kernel rounds.
     reloaded = load_model(folder / "model", stored, "sdpa", torch.float32).to(device)
     comparisons["reloaded"] = compare(trained, logits_at(reloaded, merge.text, where.all), where)
-    rope_claimed, rope_measured, rope_ok = check_rope(reloaded, claimed, len(merge.text))
+    _, rope_measured, rope_ok = check_rope(reloaded, claimed, len(merge.text))
     types = {"merged": "float32", "reloaded": merge.dtype}
     ok = rope_ok and all(holds(found, types[name]) for name, found in comparisons.items())
     worst = np.max([found["largest_logit_difference"] for found in comparisons.values()])
@@ -91,10 +104,15 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
             },
             "rope": rope_claimed,
         },
-        {**comparisons, "tokens": len(merge.text), "dtype": merge.dtype, "rope": {**rope_measured, "ok": rope_ok}},
+        {
+            **comparisons,
+            "tokens": len(merge.text),
+            "dtype": merge.dtype,
+            "rope": {**rope_measured, "written": rope_written, "ok": rope_ok},
+        },
         ok,
         mend="the written model does not answer as the trained one; "
-        + ("its RoPE was lost" if not rope_ok else "export in a wider type with export.dtype=float32"),
+        + ("the reloaded RoPE is another" if not rope_ok else "export in a wider type with export.dtype=float32"),
     )
 
 

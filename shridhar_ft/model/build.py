@@ -10,7 +10,8 @@ import xxhash
 
 from shridhar_ft.config import Model, Recipe
 from shridhar_ft.errors import UserError, first_line
-from shridhar_ft.model.rope import StageRope, apply_rope, original_context, stage_rope
+from shridhar_ft.model.rope import StageRope, apply_rope, forget_lengths, original_context, stage_rope
+from shridhar_ft.model.sparse import with_sparse_layers
 from shridhar_ft.runfolder import file_hash
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def _from_recipe(model: Model, vocab_size: int | None) -> "PreTrainedConfig":
         )
     if vocab_size is not None:
         given["vocab_size"] = vocab_size
+    if model.attention == "sparse":
+        given = with_sparse_layers(model_type, given, model)
     try:
         config = config_class(**given)
     except (ValueError, TypeError, StrictDataclassError) as error:
@@ -114,27 +117,10 @@ def stage_config(recipe: Recipe, index: int, vocab_size: int) -> tuple["PreTrain
         wanted = stage_rope(recipe, -1, original_context(config))
     else:
         wanted = stage_rope(recipe, range(len(recipe.stages))[index], original_context(config))
-    if recipe.model.from_config is not None:
-        config.max_position_embeddings = wanted.context
     return apply_rope(config, wanted), wanted
 
 
 # ------------------------------------------------------------------------------------------- build and load
-
-
-def attention_choice(model: Model) -> tuple[str, str]:
-    """The attention implementation, as transformers names it, and a sentence on why."""
-    from importlib.util import find_spec
-
-    import torch
-
-    flash = find_spec("flash_attn") is not None and torch.cuda.is_available()
-    if model.attention == "flash" and not flash:
-        raise UserError("model.attention: flash needs the flash-attn package and a CUDA device; set it to auto or sdpa")
-    if model.attention in ("auto", "flash") and flash:
-        return "flash_attention_2", "attention: FlashAttention (installed, CUDA device found)"
-    why = "no CUDA device" if not torch.cuda.is_available() else "flash-attn is not installed"
-    return "sdpa", "attention: SDPA" + (f" ({why}, so no FlashAttention)" if model.attention == "auto" else "")
 
 
 def build_model(config: "PreTrainedConfig", seed: int, attention: str) -> "PreTrainedModel":
@@ -142,12 +128,16 @@ def build_model(config: "PreTrainedConfig", seed: int, attention: str) -> "PreTr
     import torch
     from transformers import AutoModelForCausalLM
 
+    import shridhar_ft.model.interface  # noqa: F401 - registers its functions
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
         except ValueError as error:  # e.g. a type without SDPA
             raise UserError(f"model: {first_line(error)}; take another model_type") from error
+    forget_lengths(model)
+    return model
 
 
 def load_model(
@@ -162,7 +152,7 @@ def load_model(
     Args:
         source: Folder or Hub id.
         config: From `stage_config`; its vocabulary is that of the weights until `grow_vocabulary`.
-        attention: From `attention_choice`.
+        attention: Name of the implementation, from `choose_attention`.
         dtype: Type of the weights in memory; "auto" keeps the stored one.
         revision: Commit on the Hub.
 
@@ -171,6 +161,8 @@ def load_model(
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
+
+    import shridhar_ft.model.interface  # noqa: F401 - registers its functions
 
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -189,6 +181,7 @@ def load_model(
     # transformers fills missing tensors with random numbers and only logs it.
     if absent := sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ())):
         raise UserError(f"{source}: {len(absent)} tensors do not fit or are missing, first {absent[0]}; wrong folder?")
+    forget_lengths(model)
     return model
 
 

@@ -2,73 +2,126 @@
 
 One token of one packed document is changed; the logits of the others may not move, and those after it in its own
 document must, or the probe would prove nothing. A document's logits must also be what they are when it stands
-alone: that shows positions to begin at 0 in each.
+alone: that shows positions to begin at 0 in each. Where layers slide, the last document is longer than their window.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from shridhar_ft.model.boundaries import boundaries
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from transformers import PreTrainedConfig
 
 LENGTHS = (23, 17, 31)  # tokens; odd sizes, so that no kernel's block ends where a document does
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # largest logit difference that is rounding
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # difference that is rounding, for logits of size 1
+MOST = 64  # logits looked at in one document, spread evenly: of a long one all would fill gigabytes
 
 
 def probe_isolation(
-    model: "nn.Module", vocab_size: int, context: int, rows: int = 1
+    model: "nn.Module", vocab_size: int, context: int, rows: int = 1, skips: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any], bool]:
     """Run the probe on the live model.
 
     Args:
-        model: As it will train: its attention, its dtype, its adapter.
+        model: As it will train: its attention, its dtype (and autocast around the call), its adapter.
         vocab_size: Token ids are drawn below it.
-        context: Window length in tokens; shorter windows get shorter documents.
+        context: Positions that will be trained; shorter contexts get shorter documents.
         rows: Windows in the batch (the same one again): some kernels keep documents apart in a single row only.
+        skips: Positions jump inside each document, as positional skip-wise training has it; what stands after the jump
+            must see what stands before it.
 
     Returns:
         Claimed, measured and whether they agree, as a receipt wants them.
     """
     import torch
 
-    lengths = [max(3, min(length, context // 3)) for length in LENGTHS]
-    first, second, _ = lengths
+    lengths = _lengths(model.config, context)
+    first, second, third = lengths
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
     ids = torch.randint(vocab_size, (1, sum(lengths)), generator=generator).repeat(rows, 1).to(device)  # (B, T)
-    places = torch.cat([torch.arange(length) for length in lengths]).repeat(rows, 1).to(device)  # (B, T)
+    places = torch.cat([_positions(length, context, skips) for length in lengths]).repeat(rows, 1).to(device)  # (B, T)
     changed = ids.clone()
     changed[:, first] = (changed[:, first] + 1) % vocab_size  # the first token of the second document
+    shown = [_spread(length) for length in lengths]
+    looked_at = torch.cat([where + start for where, start in zip(shown, (0, first, first + second), strict=True)])
 
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        before = _logits(model, ids, places)
-        after = _logits(model, changed, places)
-        alone = _logits(model, ids[:, first + second :], places[:, first + second :])
+        before = _logits(model, ids, places, lengths, looked_at)
+        after = _logits(model, changed, places, lengths, looked_at)
+        alone = _logits(model, ids[:, -third:], places[:, -third:], lengths[2:], shown[2])
     model.train(was_training)
 
-    moved = (before - after).abs()
-    inside, outside = moved[first : first + second], torch.cat([moved[:first], moved[first + second :]])
-    against_alone = float((before[first + second :] - alone).abs().max())
+    moved = (before - after).abs().amax(-1)  # (looked at,)
+    begin, end = len(shown[0]), len(shown[0]) + len(shown[1])
+    inside, outside = moved[begin + 1 : end], torch.cat([moved[:begin], moved[end:]])
+    against_alone = float((before[end:] - alone).abs().max())
     leak, effect = float(outside.max()), float(inside.max())
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    tolerance = TOLERANCE.get(dtype, TOLERANCE["bfloat16"])
+    dtype = _dtype(model, device)
+    tolerance = TOLERANCE.get(dtype, TOLERANCE["bfloat16"]) * max(1.0, float(before.abs().max()))
     ok = leak <= tolerance and against_alone <= tolerance and effect > tolerance
-    config = model.config
-    return (
-        {"documents": lengths, "other_documents_move": 0, "tolerance": tolerance},
-        {
-            "largest_difference_in_other_documents": leak,
-            "largest_difference_in_the_changed_document": effect,
-            "largest_difference_packed_against_alone": against_alone,
-            "attention": config._attn_implementation,
-            "dtype": dtype,
-        },
-        ok,
+    claimed = {"documents": lengths, "other_documents_move": 0, "tolerance": tolerance}
+    measured = {
+        "largest_difference_in_other_documents": leak,
+        "largest_difference_in_the_changed_document": effect,
+        "largest_difference_packed_against_alone": against_alone,
+        "attention": model.config._attn_implementation,
+        "dtype": dtype,
+    }
+    if skips:
+        beyond = float(inside[shown[1][1:] >= second // 2].max())
+        measured["largest_difference_beyond_the_skip"] = beyond
+        ok = ok and beyond > tolerance / 10  # a chunk that does not see the other one moves by nothing
+    return claimed, measured, ok
+
+
+def _lengths(config: "PreTrainedConfig", context: int) -> list[int]:
+    """Lengths of the three documents; the last goes over its sliding window and into a second block of it."""
+    lengths = [max(3, min(length, context // 3)) for length in LENGTHS]
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if window is not None and (kinds is None or "sliding_attention" in kinds):
+        lengths[2] = max(lengths[2], min(window + window // 2 + LENGTHS[2], context - sum(lengths[:2])))
+    return lengths
+
+
+def _positions(length: int, context: int, skips: bool) -> "torch.Tensor":
+    """From 0 on; with skips the second half ends where the context does."""
+    import torch
+
+    places = torch.arange(length)
+    if skips:
+        places[length // 2 :] += max(0, context - length)
+    return places
+
+
+def _spread(length: int) -> "torch.Tensor":
+    """Places of a document that are looked at, its last among them."""
+    import torch
+
+    return torch.linspace(0, length - 1, min(length, MOST)).round().long()
+
+
+def _dtype(model: "nn.Module", device: "torch.device") -> str:
+    """The type that matrix products run in."""
+    import torch
+
+    if torch.is_autocast_enabled(device.type):
+        return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def _logits(
+    model: "nn.Module", ids: "torch.Tensor", places: "torch.Tensor", lengths: list[int], looked_at: "torch.Tensor"
+) -> "torch.Tensor":
+    """Logits of the last row as training computes them, no mask and no cache; (looked at, V) in float32."""
+    given = boundaries([lengths] * len(ids))
+    for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
+        given[name] = given[name].to(ids.device)
+    output = model(
+        input_ids=ids, position_ids=places, use_cache=False, logits_to_keep=looked_at.to(ids.device), **given
     )
-
-
-def _logits(model: "nn.Module", ids: "torch.Tensor", places: "torch.Tensor") -> "torch.Tensor":
-    """Logits of the last row as training computes them: no mask, no cache, positions alone; (T, V) in float32."""
-    return model(input_ids=ids, position_ids=places, use_cache=False).logits[-1].float()
+    return output.logits[-1].float()
