@@ -222,6 +222,8 @@ class Recipe(Section):
             for index, stage in enumerate(self.stages)
             if stage.overlong == "drop" and stage.packing != "documents"
         ]
+        if self.model.attention != "sparse" and self.model.sparse != Sparse():
+            said.append(f"model.sparse has no effect: model.attention is {self.model.attention}")
         if self.stages and not self.eval.long_text:
             said.append("eval.long_text is empty: context beyond the shelf's own validation text is not measured")
         return said

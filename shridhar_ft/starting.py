@@ -13,7 +13,7 @@ from shridhar_ft.adapters import Weights, adapter_hash, attach, load_weights
 from shridhar_ft.config import Recipe
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.model.attention import choose_attention
-from shridhar_ft.model.build import base_config, build_model, safetensors_hash, stage_config, weights_hash
+from shridhar_ft.model.build import TOKEN_IDS, base_config, build_model, safetensors_hash, stage_config, weights_hash
 from shridhar_ft.model.levers import Levers
 from shridhar_ft.model.memory import apply_levers, choose_levers
 from shridhar_ft.model.precision import faster_precision
@@ -104,7 +104,7 @@ def start_model(
     state = PartialState()
     config, wanted = stage_config(recipe, stage_index, len(tokenizer))
     claimed = type(config)(**config.to_dict())
-    attention = choose_attention(recipe.model, config, state.device)
+    attention = choose_attention(recipe.model, config, state.device, half=tuning.precision != "fp32")
     tell(f"{name}: {attention.why}")
     start = origin.start
     if start is None:
@@ -117,7 +117,7 @@ def start_model(
     model = model.to(state.device)
     base = model.get_base_model() if origin.continues_adapter else model
     for holder in (base.config, base.generation_config):  # the Trainer would align them itself, with a warning
-        for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        for key in TOKEN_IDS:
             setattr(holder, key, getattr(tokenizer, key))
     _check_handover(recipe.seed, origin, model, base_hash, receipts)
     if tuning.method == "lora" and not origin.continues_adapter:

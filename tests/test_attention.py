@@ -120,6 +120,17 @@ def test_under_autocast_attention_runs_in_bfloat16(model_type: str, monkeypatch)
     )
 
 
+def test_norms_in_float32_do_not_part_queries_from_values() -> None:
+    half, whole = (
+        model_of(config_of("qwen3"), name).to(dtype) for name, dtype in ((SDPA, torch.bfloat16), ("sdpa", None))
+    )
+    for layer in half.model.layers:
+        layer.self_attn.q_norm.float()
+        layer.self_attn.k_norm.float()
+    found, wanted = (model(**batch(), use_cache=False).logits for model in (half, whole))
+    assert (found.float() - wanted).abs().max() < 0.05
+
+
 @pytest.mark.parametrize("model_type", [name for name in TYPES if name != "gemma2"])
 def test_generation_goes_on_as_with_sdpa(model_type: str) -> None:
     ours, own = (model_of(config_of(model_type), name).eval() for name in (SDPA, "sdpa"))

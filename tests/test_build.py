@@ -153,6 +153,7 @@ def test_every_so_many_layers_one_sees_the_whole_context() -> None:
     assert config.sliding_window == 64
     assert config.layer_types == 2 * [*3 * ["sliding_attention"], "full_attention"]
     assert base_config(sparse("gemma3_text", 6, num_hidden_layers=7), 600).layer_types.count("full_attention") == 1
+    assert base_config(sparse("gemma3_text", 6, head_dim=8), 600).query_pre_attn_scalar == 8
     assert base_config(sparse(every=3), 600).layer_types[2::3] == ["full_attention"] * 2
 
 

@@ -14,8 +14,8 @@ def to_bf16(model: nn.Module, compute_bf16: bool) -> None:
 
     Args:
         model: On its device, adapters attached; no optimizer exists yet.
-        compute_bf16: Whether autocast will compute in bf16. If not, layers widen their weights for the time of one product,
-            and hidden states stay fp32.
+        compute_bf16: Whether autocast will compute in bf16. If not, layers widen their weights for the time of one
+            product, and hidden states stay fp32.
     """
     frozen = any(not parameter.requires_grad for parameter in model.parameters())
     for parameter in model.parameters():

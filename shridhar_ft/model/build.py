@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+
 # ------------------------------------------------------------------------------------------------- configs
 
 
@@ -72,14 +74,14 @@ def _from_recipe(model: Model, vocab_size: int | None) -> "PreTrainedConfig":
         given["vocab_size"] = vocab_size
     if model.attention == "sparse":
         given = with_sparse_layers(model_type, given, model)
+    # A type's defaults are of another tokenizer, which gives its own later. And the row of pad_token_id never learns:
+    # OLMo's default of 1 would freeze whatever token has that number here.
+    given = {**dict.fromkeys(TOKEN_IDS), **given}
     try:
         config = config_class(**given)
     except (ValueError, TypeError, StrictDataclassError) as error:
         why = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ").rstrip(".")
         raise UserError(f"model.from_config: {why}; mend the sizes") from error
-    for key in ("pad_token_id", "bos_token_id", "eos_token_id"):  # some types' defaults lie beyond a small vocabulary
-        if isinstance(value := getattr(config, key, None), int) and value >= config.vocab_size:
-            setattr(config, key, None)
     return config
 
 

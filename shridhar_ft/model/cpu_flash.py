@@ -17,6 +17,7 @@ class CpuFlash:
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None, call: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        q, k, v = _read_rightly(q, k, v)
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, window is None, attn_mask=self._mask(q, window), scale=self.scale
         )
@@ -34,6 +35,7 @@ class CpuFlash:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if q.dtype == torch.bfloat16 and _backward_is_slow_in_bfloat16():
             grad, q, k, v, out = (part.float() for part in (grad, q, k, v, out))
+        grad, q, k, v, out = _read_rightly(grad, q, k, v, out)
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, k, v, out, log_sum, 0.0, window is None, attn_mask=self._mask(q, window), scale=self.scale
         )
@@ -41,6 +43,11 @@ class CpuFlash:
     @staticmethod
     def _mask(q: torch.Tensor, window: int | None) -> torch.Tensor | None:
         return None if window is None else band_mask(q.shape[2], window, q.dtype, q.device)
+
+
+def _read_rightly(*parts: torch.Tensor) -> list[torch.Tensor]:
+    """The kernel takes any strides but the last, which it believes to be 1: another gives wrong numbers, no error."""
+    return [part if part.stride(-1) == 1 else part.contiguous() for part in parts]
 
 
 @cache

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.model.loss import LOGITS_BYTES
-from shridhar_ft.model.tiled_mlp import TILE
+from shridhar_ft.model.tiled_mlp import TILE, layer_without_mlp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-PROCESS = 560 << 20  # bytes of a process that has imported torch, transformers and trl, before any tensor
-CUDA_CONTEXT = 0  # of the GPU's memory, what a context takes is not free before and after
+PROCESS = 540 << 20  # bytes of a process that has imported torch, transformers and trl, before any tensor
 QUANTIZED_MOMENTS = 2.1  # bytes a parameter: two moments of one byte, and a scale for each block
 
 
@@ -41,9 +40,11 @@ class Sizes:
     heads: int
     intermediate: int
     head_trained: bool
+    tiles: bool
+    """Whether every layer has an MLP that works token by token."""
 
 
-def sizes(tuning: Tuning, config: "PreTrainedConfig", trainable: int | None = None) -> Sizes:
+def model_sizes(tuning: Tuning, config: "PreTrainedConfig", trainable: int | None = None) -> Sizes:
     """Count a model's parameters without making it.
 
     Args:
@@ -76,9 +77,23 @@ def sizes(tuning: Tuning, config: "PreTrainedConfig", trainable: int | None = No
         queries=config.num_attention_heads * dim,
         keys=(getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * dim,
         heads=config.num_attention_heads,
-        intermediate=config.intermediate_size,
+        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         head_trained=tuning.method == "full" or tuning.train_embeddings is True,
+        tiles=layer_without_mlp(model) is None,
     )
+
+
+def kept_bytes(
+    size: Sizes, tokens: int, bf16: bool, device: str, levers: tuple[Lever, ...] = ("checkpointing",)
+) -> int:
+    """What all layers keep between the passes under checkpointing: inputs, attention's outputs and log-sums."""
+    carried = 2 if bf16 and "bf16_weights" in levers else 4
+    inputs = carried * size.hidden
+    attention = 0 if "recompute_attention" in levers else (2 if bf16 else 4) * size.queries + 4 * size.heads
+    if "offload_host" in levers or "offload_disk" in levers:
+        inputs = 0
+        attention = attention if device == "cuda" else 0  # there the selective policy leaves it where it was made
+    return size.layers * tokens * (inputs + attention)
 
 
 def peak_bytes(
@@ -94,53 +109,43 @@ def peak_bytes(
         bf16: Whether matrix products run in bf16.
         device: Type of the device.
     """
-    stored, lora = (2 if "bf16_weights" in levers else 4), tuning.method == "lora"
-    of_trained = 4 if lora else stored
+    stored, full = 2 if "bf16_weights" in levers else 4, tuning.method == "full"
+    of_trained = stored if full else 4
     weights = (size.total - size.trained) * stored + size.trained * of_trained
     gradients = size.trained * of_trained
-    if tuning.optimizer == "adafactor":
-        moments = 0.0  # rows and columns only
-    elif "adamw_8bit" in levers:
-        moments = QUANTIZED_MOMENTS * size.trained
-    elif "paged_adamw_8bit" in levers:
-        moments = 0.0
-    else:
-        moments = 2 * of_trained * size.trained
+    moments = _moments(size, tuning, levers, of_trained)
 
     made = 2 if bf16 else 4  # bytes of what a matrix product makes
     carried = 2 if bf16 and stored == 2 else 4  # bytes of the residual stream
     hidden, tiled = size.hidden, "tiled_mlp" in levers
-    # What a norm and the layers that read it save, a token: its input, the scaled input, its output for each reader.
-    copies = 3 if bf16 and carried == 4 else 1
-    norm = hidden * (carried + (0 if tiled else 4) + copies * made)
-    attended = made * size.queries + 4 * size.heads
-    attention = made * (size.queries + 2 * size.keys) + attended
-    mlp = 0 if tiled else 4 * made * size.intermediate
+    # Saved a token. A norm: its input, the scaled input, its output as each of its readers casts it.
+    readers = 3 if bf16 and carried == 4 else 1
+    norm = hidden * (carried + (0 if tiled else 4) + readers * made)
+    attention = made * (2 * size.queries + 2 * size.keys) + 4 * size.heads
+    mlp = 0 if tiled else 4 * made * size.intermediate  # gate, its activation, up, their product
     layer = tokens * (2 * norm + attention + mlp)
-    backward = 2 * carried * hidden + (0 if tiled else 3 * made * size.intermediate)
-    tile = min(tokens, TILE) * size.intermediate * made * 7 + 4 * 3 * hidden * size.intermediate * 2 if tiled else 0
-    working = tokens * backward + tile
-
-    if "checkpointing" in levers:
-        held = 0 if "recompute_attention" in levers else attended
-        own = tokens * (carried * hidden + held)
-        elsewhere = "offload_host" in levers or "offload_disk" in levers
-        on_gpu = tokens * held if device == "cuda" else 0  # the selective policy keeps attention where it was made
-        kept = on_gpu if elsewhere else own
-        at_last = size.layers * kept + layer
-        at_first = layer
+    # Beside it in the backward pass: the gradients on their way, and the MLP's, or a tile's.
+    weight = 3 * hidden * size.intermediate
+    if tiled:
+        inside = min(tokens, TILE) * 7 * made * size.intermediate + (2 * 4 * weight if full else 0)
     else:
-        kept = layer
-        at_last = size.layers * layer
-        at_first = layer
-    head_gradient = 4 * size.head if size.head_trained else 0
+        inside = tokens * 3 * made * size.intermediate + (of_trained * weight if full else 0)
+    worked_on = layer + tokens * 2 * carried * hidden + inside
+
+    kept = kept_bytes(size, tokens, bf16, device, levers) if "checkpointing" in levers else (size.layers - 1) * layer
+    head = 4 * size.head if size.head_trained else 0  # its gradient is made with the loss, in float32
     logits = min(LOGITS_BYTES, tokens * made * (size.head // hidden))
     cast = made * size.head if made != stored else 0
-    loss = size.layers * kept + tokens * hidden * (2 * carried + made + 4) + logits + head_gradient + cast
-    turns = (
-        loss,
-        at_last + working + head_gradient,
-        at_first + working + gradients + (head_gradient if size.head_trained else 0),
-        gradients,
-    )
-    return int((PROCESS if device != "cuda" else CUDA_CONTEXT) + weights + moments + max(turns))
+    loss = kept + tokens * hidden * (2 * carried + made + 4) + logits + head + cast
+    last, first = kept + worked_on + head, worked_on + gradients + head
+    return (PROCESS if device != "cuda" else 0) + weights + moments + max(loss, last, first, gradients)
+
+
+def _moments(size: Sizes, tuning: Tuning, levers: tuple[Lever, ...], of_trained: int) -> int:
+    """Bytes of the optimizer's state."""
+    if tuning.optimizer == "adafactor" or "paged_adamw_8bit" in levers:  # rows and columns only; in host memory
+        return 0
+    if "adamw_8bit" not in levers:
+        return 2 * of_trained * size.trained
+    whole = min(size.head, size.trained) if size.head_trained else 0  # embeddings keep float32 moments
+    return int(8 * whole + QUANTIZED_MOMENTS * (size.trained - whole))

@@ -22,9 +22,7 @@ from shridhar_ft.model.flex import attend_by_flex
 from shridhar_ft.model.segments import Call, attend, attend_by_torch, plan_calls
 
 SDPA, FLEX = "shridhar_sdpa", "shridhar_flex"
-SOFTCAP = (
-    "shridhar_softcap"  # shridhar_sdpa's second name: transformers allows none with sdpa in it where scores are capped
-)
+SOFTCAP = "shridhar_softcap"  # shridhar_sdpa again: transformers refuses a name with sdpa in it where scores are capped
 
 
 def plain_mask(**asked: Any) -> torch.Tensor | None:  # noqa: ANN401
@@ -76,7 +74,7 @@ def sdpa_by_document(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     rows, tokens = query.shape[0], query.shape[2]
     window = _window(module, tokens, options)
-    query, key, value = _as_autocast(query, key, value)
+    query, key, value = _one_dtype(query, key, value)
     q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))  # each (B · T, heads, D)
     scale, dropout, softcap = options.get("scaling"), options.get("dropout") or 0.0, options.get("softcap")
     device = query.device.type
@@ -114,7 +112,7 @@ def flex_by_document(
     if ends is None:
         starts = [start for start, _ in pieces_of((rows, tokens), None, options.get("position_ids"))]
         ends = torch.tensor([*starts, rows * tokens], dtype=torch.int32, device=query.device)
-    query, key, value = _as_autocast(query, key, value)
+    query, key, value = _one_dtype(query, key, value)
     out = attend_by_flex(query, key, value, ends, window, options.get("scaling"), options.get("softcap"))
     return out.transpose(1, 2).contiguous(), None
 
@@ -180,12 +178,15 @@ def _planned(
     return plan_calls(pieces_of(shape, ends, positions), window, block, device)
 
 
-def _as_autocast(*parts: torch.Tensor) -> list[torch.Tensor]:
-    """What autocast does before F.scaled_dot_product_attention: RoPE leaves queries and keys in float32."""
+def _one_dtype(*parts: torch.Tensor) -> list[torch.Tensor]:
+    """Autocast's type, as before F.scaled_dot_product_attention; without it that of the values.
+
+    RoPE leaves queries and keys in float32 under autocast, and so do norms that are trained in float32 in a model of
+    half precision.
+    """
     device = parts[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return list(parts)
-    return [part.to(torch.get_autocast_dtype(device)) for part in parts]
+    to = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parts[-1].dtype
+    return [part.to(to) for part in parts]
 
 
 AttentionInterface.register(SDPA, sdpa_by_document)

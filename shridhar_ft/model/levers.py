@@ -77,7 +77,9 @@ def check_levers(names: tuple[Lever, ...], tuning: Tuning, device: "torch.device
     if len(both) > 1:
         raise UserError(f"memory: {' and '.join(both)} each bring an AdamW of their own; keep one of them")
     if both and tuning.optimizer != "adamw":
-        raise UserError(f"memory: {both[0]} is a kind of AdamW, and the optimizer is {tuning.optimizer}; drop one of them")
+        raise UserError(
+            f"memory: {both[0]} is a kind of AdamW, and the optimizer is {tuning.optimizer}; drop one of them"
+        )
     if "offload_host" in names and "offload_disk" in names:
         raise UserError("memory: offload_host and offload_disk put the same tensors in two places; keep one of them")
     if device.type != "cuda":

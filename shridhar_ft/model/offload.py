@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shridhar_ft.runfolder import disk_errors
 
@@ -43,8 +43,9 @@ class HostStore:
 class DiskStore:
     """Files without names: the system removes them when the tensor is no longer wanted, and when the process dies.
 
-    What was written lies in the system's page cache as long as there is room, which counts as free memory. Layers take
-    far longer than their tensors' way to a disk (32 MiB a layer at 8,192 tokens of 1,024 float32), so nothing is read ahead.
+    What was written lies in the system's page cache as long as there is room, which counts as free memory. A layer
+    takes far longer than its tensors' way to a disk (two of 32 MiB at 8,192 tokens of 1,024 numbers), so nothing is
+    read ahead.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -11,15 +11,20 @@ from shridhar_ft.model.levers import Levers
 
 CHUNK = 1 << 19  # numbers worked on at once: what is needed beside them stays small, and in a CPU's cache
 EPSILON = 1e-8
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def make_optimizer(groups: Iterable[dict[str, Any]], tuning: Tuning, levers: Levers) -> Optimizer:
+def make_optimizer(
+    groups: Iterable[dict[str, Any]], tuning: Tuning, levers: Levers, embeddings: Iterable[torch.nn.Parameter] = ()
+) -> Optimizer:
     """The optimizer of a part.
 
     Args:
         groups: Parameter groups as the Trainer makes them (`params`, `weight_decay`).
         tuning: Learning rate, betas, optimizer.
         levers: Those that are on.
+        embeddings: Parameters whose moments stay float32 with the 8-bit ones: rows of rare tokens would be rounded to
+            nothing beside those of frequent ones (Dettmers et al. 2021, arXiv 2110.02861; transformers does so too).
     """
     groups = list(groups)
     if tuning.optimizer == "adafactor":
@@ -28,8 +33,10 @@ def make_optimizer(groups: Iterable[dict[str, Any]], tuning: Tuning, levers: Lev
         return Adafactor(groups, lr=tuning.learning_rate, scale_parameter=False, relative_step=False)
     settings: dict[str, Any] = {"lr": tuning.learning_rate, "betas": tuning.betas, "eps": EPSILON}
     if "adamw_8bit" in levers or "paged_adamw_8bit" in levers:
-        from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+        from bitsandbytes.optim import AdamW8bit, GlobalOptimManager, PagedAdamW8bit
 
+        for parameter in embeddings:
+            GlobalOptimManager.get_instance().override_config(parameter, "optim_bits", 32)
         return (PagedAdamW8bit if "paged_adamw_8bit" in levers else AdamW8bit)(groups, **settings)
     if "bf16_weights" in levers and tuning.method == "full":
         return Bf16AdamW(groups, **settings)
@@ -42,11 +49,11 @@ class Bf16AdamW(Optimizer):
     A bf16 number keeps 8 bits, so an update below a 256th of its weight would be lost to plain rounding, every time;
     rounded up or down with the chance that its distance gives, it arrives on the average (Gupta et al. 2015, arXiv
     1502.02551; Zamirai et al. 2020, arXiv 2010.06192). The second moment is rounded so too: with β₂ = 0.999 it would
-    otherwise never fall again. The random bits come from the step's number alone: all ranks round alike, and a resumed run
-    as an uninterrupted one.
+    otherwise never fall again. The random bits come from the step's number alone: all ranks round alike, and a resumed
+    run as an uninterrupted one.
 
-    6 bytes a parameter beside the gradient's 2, against 12 and 4 of float32. torchao's equal needs a C++ compiler at run
-    time and draws its bits from the global generator, which differs between ranks.
+    6 bytes a parameter beside the gradient's 2, against 12 and 4 of float32. torchao's equal needs a C++ compiler at
+    run time and draws its bits from the global generator, which differs between ranks.
     """
 
     def __init__(
@@ -71,8 +78,9 @@ class Bf16AdamW(Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state["step"] = torch.tensor(0.0)
-                    state["exp_avg"] = torch.zeros_like(parameter)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+                    state |= {
+                        key: torch.zeros_like(parameter, memory_format=torch.contiguous_format) for key in MOMENTS
+                    }
                 state["step"] += 1
                 device = parameter.device
                 if device not in scratch:
@@ -85,7 +93,7 @@ class Bf16AdamW(Optimizer):
         step, (beta1, beta2) = int(state["step"]), group["betas"]
         rate, shrink = group["lr"] / (1 - beta1**step), 1 - group["lr"] * group["weight_decay"]
         correction = (1 - beta2**step) ** 0.5
-        flat = [t.view(-1) for t in (parameter.data, parameter.grad, state["exp_avg"], state["exp_avg_sq"])]
+        flat = [parameter.data.view(-1), parameter.grad.reshape(-1), *(state[key].view(-1) for key in MOMENTS)]
         for start in range(0, parameter.numel(), CHUNK):
             weight, gradient, mean, square = (tensor[start : start + CHUNK] for tensor in flat)
             slope, first, second, new = (row[: weight.numel()] for row in scratch.numbers)

@@ -1,4 +1,4 @@
-"""Which arithmetic is the faster one here: CPUs with AMX multiply bf16 five times faster than fp32, those without slower."""
+"""Which arithmetic is the faster one here: CPUs with AMX multiply bf16 five times as fast as fp32, others slower."""
 
 import time
 from functools import cache

@@ -182,7 +182,8 @@ def _backward(
         its_q, its_k, its_v = of_call(0)  # no second copy of the gradients of a document that fills the window
         return its_q.to(q.dtype), its_k.to(k.dtype), its_v.to(v.dtype)
     # A key of a band gets its gradient from several blocks, which bfloat16 would round at each.
-    summed = torch.float32 if any(call.window is not None for call in calls) else q.dtype
+    bands = any(call.window is not None for call in calls)
+    summed = torch.promote_types(q.dtype, torch.float32) if bands else q.dtype
     grad_q = torch.empty_like(q)
     grad_k, grad_v = (torch.zeros_like(tensor, dtype=summed) for tensor in (k, v))
     for number, (queries, keys, _) in enumerate(calls):

@@ -50,4 +50,8 @@ def with_sparse_layers(model_type: str, given: dict[str, Any], model: Model) -> 
             f"{GEMMA3_GLOBAL_EVERY}; set it to {GEMMA3_GLOBAL_EVERY}, or take olmo3, which keeps any"
         )
     kinds = ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)]
-    return {"sliding_window": model.sparse.window, "layer_types": kinds, **given}
+    made = {"sliding_window": model.sparse.window, "layer_types": kinds}
+    if model_type == "gemma3_text" and "head_dim" in given:
+        # llama.cpp scales gemma3's scores by the head's size, transformers by a number that is 256 by default.
+        made["query_pre_attn_scalar"] = given["head_dim"]
+    return {**made, **given}

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import get_device_states, set_device_states
 
 from shridhar_ft.errors import UserError
 
@@ -38,14 +37,9 @@ def tile_layers(model: nn.Module, tile: int = TILE) -> int:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    if (name := layer_without_mlp(model)) is not None:
+        raise UserError(f"memory: tiled_mlp works on layers with one plain `mlp`, which {name} has not; take it out")
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    for layer in layers:
-        mlp = getattr(layer, "mlp", None)
-        if mlp is None or any("expert" in name or "router" in name for name, _ in mlp.named_modules()):
-            raise UserError(
-                f"memory: tiled_mlp works on layers with one plain `mlp`, which {type(layer).__name__} has not; "
-                "take tiled_mlp out"
-            )
     for layer in layers:
         layer.mlp.forward = partial(_tiled, layer.mlp.forward, layer.mlp, _last_layer(layer.mlp), tile)
     width = model.get_input_embeddings().weight.shape[-1]
@@ -56,14 +50,31 @@ def tile_layers(model: nn.Module, tile: int = TILE) -> int:
     return len(layers)
 
 
-def _tiled(forward: Forward, module: nn.Module, last: nn.Linear | None, tile: int, hidden: torch.Tensor) -> torch.Tensor:
+def layer_without_mlp(model: nn.Module) -> str | None:
+    """The class of the first decoder layer whose `mlp` is not there, or looks at all tokens at once (experts)."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in model.modules():
+        if not isinstance(layer, GradientCheckpointingLayer):
+            continue
+        mlp = getattr(layer, "mlp", None)
+        if mlp is None or any("expert" in name or "router" in name for name, _ in mlp.named_modules()):
+            return type(layer).__name__
+    return None
+
+
+def _tiled(
+    forward: Forward, module: nn.Module, last: nn.Linear | None, tile: int, hidden: torch.Tensor
+) -> torch.Tensor:
     if hidden.shape[:-1].numel() <= tile:
         return forward(hidden)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not torch.is_grad_enabled() or not (hidden.requires_grad or trained):
         return _over_tiles(forward, tile, hidden)
     kept: list[Any] = []
-    return _Tiles.apply(_Input.apply(hidden, kept), forward, last, tile, kept, *trained)
+    # Where nothing before it is trained (LoRA on the first MLP alone), the input needs a place in the graph all the same.
+    input_ = hidden if hidden.requires_grad else hidden.detach().requires_grad_()
+    return _Tiles.apply(_Input.apply(input_, kept, hidden.requires_grad), forward, last, tile, kept, *trained)
 
 
 def _over_tiles(forward: Forward, tile: int, hidden: torch.Tensor) -> torch.Tensor:
@@ -86,14 +97,15 @@ class _Input(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, kept: list[Any]) -> torch.Tensor:  # noqa: ANN401
+    def forward(ctx: Any, hidden: torch.Tensor, kept: list[Any], wanted: bool) -> torch.Tensor:  # noqa: ANN401
         ctx.save_for_backward(hidden)
+        ctx.wanted = wanted
         kept.append(ctx)
         return hidden.view_as(hidden)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ANN401
-        return gradient, None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:  # noqa: ANN401
+        return gradient if ctx.wanted else None, None, None
 
 
 class _Tiles(torch.autograd.Function):
@@ -110,34 +122,26 @@ class _Tiles(torch.autograd.Function):
         ctx.run, ctx.last, ctx.tile, ctx.kept, ctx.trained = forward, last, tile, kept, trained
         device = ctx.device_type = hidden.device.type
         ctx.autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        ctx.random = torch.get_rng_state(), *get_device_states(hidden)  # dropout must fall as it fell
+        ctx.random = _random_states(hidden.device)  # dropout must fall as it fell
         return _over_tiles(forward, tile, hidden)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         (hidden,) = ctx.kept[0].saved_tensors
-        wanted = ctx.needs_input_grad[0]
-        to_input = hidden.new_empty(hidden.shape) if wanted else None  # contiguous, whatever hidden is
-        flat = to_input.view(1, -1, hidden.shape[-1]) if to_input is not None else None
+        to_input = hidden.new_empty(hidden.shape)  # contiguous, whatever hidden is
+        flat = to_input.view(1, -1, hidden.shape[-1])
         sums: list[torch.Tensor | None] = [None] * len(ctx.trained)
         enabled, dtype = ctx.autocast
-        state, devices, states = ctx.random
         with (
-            torch.random.fork_rng(devices, device_type=ctx.device_type if devices else "cuda"),
+            _drawing_from(ctx.random, hidden.device),
             torch.autocast(ctx.device_type, dtype, enabled=enabled),
             torch.enable_grad(),
             _uncomputed(ctx.last),
         ):
-            torch.set_rng_state(state)
-            if devices:
-                set_device_states(devices, states, device_type=ctx.device_type)
             gradients = (part for _, part in _tiles(gradient, ctx.tile))
             for (place, rows), of_out in zip(_tiles(hidden.detach(), ctx.tile), gradients, strict=True):
-                rows.requires_grad_(wanted)
-                into = [*([rows] if wanted else []), *ctx.trained]
-                found = list(torch.autograd.grad(ctx.run(rows), into, of_out, allow_unused=True))
-                if flat is not None:
-                    flat[:, place] = found.pop(0)
+                into = [rows.requires_grad_(), *ctx.trained]
+                flat[:, place], *found = torch.autograd.grad(ctx.run(rows), into, of_out, allow_unused=True)
                 for index, part in enumerate(found):
                     if part is None:
                         continue
@@ -147,6 +151,33 @@ class _Tiles(torch.autograd.Function):
             total if total is None else total.to(weight.dtype) for total, weight in zip(sums, ctx.trained, strict=True)
         )
         return to_input, None, None, None, None, *to_weights
+
+
+def _random_states(device: torch.device) -> list[torch.Tensor]:
+    """States of the generators that a layer on this device draws from."""
+    if device.type == "cuda":
+        return [torch.get_rng_state(), torch.cuda.get_rng_state(device)]
+    if device.type == "mps":
+        return [torch.get_rng_state(), torch.mps.get_rng_state()]
+    return [torch.get_rng_state()]
+
+
+def _set_random_states(states: list[torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states[1])
+
+
+@contextmanager
+def _drawing_from(states: list[torch.Tensor], device: torch.device) -> Iterator[None]:
+    before = _random_states(device)
+    _set_random_states(states, device)
+    try:
+        yield
+    finally:
+        _set_random_states(before, device)
 
 
 def _tiles(tensor: torch.Tensor, tile: int) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -184,12 +215,12 @@ class _Last(torch.autograd.Function):
 
 
 def _last_layer(mlp: nn.Module) -> nn.Linear | None:
-    """The linear layer whose output the MLP returns as it is, if there is one (an adapter's or a quantised one is none)."""
+    """The linear layer whose output the MLP returns as it is, if there is one (an adapter's layer is none)."""
     last = getattr(mlp, "down_proj", None)
-    if type(last) is not nn.Linear or "forward" in vars(last) or not last.weight.is_floating_point():
+    if type(last) is not nn.Linear or hasattr(mlp.forward, "_torchdynamo_orig_callable"):
         return None
-    with torch.random.fork_rng(), torch.enable_grad(), _uncomputed(last):
-        token = torch.zeros(1, 1, last.out_features, dtype=last.weight.dtype, device=last.weight.device)
+    token = torch.zeros(1, 1, last.out_features, dtype=last.weight.dtype, device=last.weight.device)
+    with torch.enable_grad(), _drawing_from(_random_states(token.device), token.device), _uncomputed(last):
         node = mlp(token.requires_grad_()).grad_fn
     return last if type(node).__name__ == "_LastBackward" else None
 
@@ -199,8 +230,12 @@ def _uncomputed(last: nn.Linear | None) -> Iterator[None]:
     if last is None:
         yield
         return
+    own = vars(last).get("forward")  # where its bf16 weight is widened for each product, as `_Last` does too
     last.forward = lambda inner: _Last.apply(inner, last.weight, last.bias)
     try:
         yield
     finally:
-        del last.forward
+        if own is None:
+            del last.forward
+        else:
+            last.forward = own
