@@ -155,6 +155,8 @@ class WindowTrainer(SFTTrainer):
     ) -> Any:  # noqa: ANN401
         """Summed nats of the learned tokens divided by their number in the whole step, over micro-batches and ranks."""
         batch = {key: value for key, value in inputs.items() if key not in ABOUT_ROWS}
+        if self.aux_loss_enabled:  # a mixture of experts: TRL shares its routers' loss out over micro-batches
+            return super().compute_loss(model, batch, return_outputs, num_items_in_batch)
         output = model(**batch, use_cache=False, fused_lm_head=True, num_items_in_batch=num_items_in_batch)
         loss = output.loss
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:

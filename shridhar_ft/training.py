@@ -338,7 +338,8 @@ def _figures(measured: dict[str, Any]) -> str:
     said = [f"{name} loss {value:.4f}" for name, value in losses(measured).items() if value is not None]
     for name, found in measured.items():
         if gain := found.get("context_gain"):
-            said.append(f"context gain {gain['gain']:+.4f} ± {gain['standard_error']:.4f} on {name}")
+            error = f" ± {gain['standard_error']:.4f}" if gain["standard_error"] is not None else ""
+            said.append(f"context gain {gain['gain']:+.4f}{error} on {name}")
     return ", ".join(said)
 
 

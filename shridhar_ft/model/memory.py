@@ -131,7 +131,7 @@ def _as_needed(
             break
         if not size.tiles and name == "tiled_mlp":
             continue
-        if name in ("adamw_8bit", "bf16_weights") and not _goes(with_it, tuning, device):
+        if not _goes(with_it, tuning, device):
             continue
         saved = peak(names) - peak(with_it)
         if saved > WORTH * peak(names):
