@@ -123,9 +123,7 @@ def test_a_parameter_larger_than_a_chunk_is_updated_whole(monkeypatch) -> None:
     start = torch.randn(7, 31)
     ours, plain = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     found = trained(Bf16AdamW(groups(ours), lr=1e-3), ours)
-    torch.testing.assert_close(
-        found, trained(torch.optim.AdamW(groups(plain), lr=1e-3), plain), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(found, trained(torch.optim.AdamW(groups(plain), lr=1e-3), plain), rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=50, deadline=None)
@@ -175,7 +173,9 @@ def test_a_model_in_bf16_learns_as_one_in_float32_does(tmp_path) -> None:
         generator, losses = torch.Generator().manual_seed(1), []
         for _ in range(60):
             starts = torch.randint(len(text) - 65, (4,), generator=generator)
-            ids = torch.stack([torch.where(torch.rand(64, generator=generator) < 0.3, 0, text[s : s + 64]) for s in starts])
+            ids = torch.stack(
+                [torch.where(torch.rand(64, generator=generator) < 0.3, 0, text[s : s + 64]) for s in starts]
+            )
             loss = model(input_ids=ids, labels=ids).loss
             loss.backward()
             optimizer.step()

@@ -10,9 +10,11 @@ from datasets import Dataset
 from trl import SFTConfig
 
 from shridhar_ft.checkpoint import damage
+from shridhar_ft.config_training import Tuning
 from shridhar_ft.data.windows import IGNORED
 from shridhar_ft.errors import NonFinite
 from shridhar_ft.model.build import weights_hash
+from shridhar_ft.model.levers import Levers
 from shridhar_ft.trainer import WindowCollator, WindowTrainer
 
 
@@ -20,7 +22,7 @@ def row(lengths: list[int], seed: int = 0) -> dict:
     ids = np.random.default_rng(seed).integers(4, 600, sum(lengths))
     labels = ids.copy()
     labels[np.cumsum(lengths) - lengths] = IGNORED
-    return {"input_ids": ids, "labels": labels, "lengths": lengths}
+    return {"input_ids": ids.tolist(), "labels": labels.tolist(), "lengths": lengths, "row": seed, "replayed": False}
 
 
 def test_a_shorter_window_is_filled_with_a_piece_of_its_own() -> None:
@@ -29,7 +31,8 @@ def test_a_shorter_window_is_filled_with_a_piece_of_its_own() -> None:
     assert batch["input_ids"][1, 3:].tolist() == [3, 3, 3]
     assert batch["labels"][1].tolist()[3:] == [IGNORED] * 3
     assert "attention_mask" not in batch
-    assert all(value.dtype == torch.int64 for value in batch.values())
+    assert all(batch[key].dtype == torch.int64 for key in ("input_ids", "labels", "position_ids"))
+    assert batch["cu_seq_lens_q"].tolist() == [0, 4, 6, 9, 12] and batch["max_length_q"] == 4
 
 
 def trainer(folder: Path, model: torch.nn.Module, tokenizer, rows: list[dict], **settings: object) -> WindowTrainer:
@@ -40,12 +43,11 @@ def trainer(folder: Path, model: torch.nn.Module, tokenizer, rows: list[dict], *
         "remove_unused_columns": False,
         "use_cpu": True,
         "bf16": False,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": False,  # TRL's default is True
         "report_to": [],
         "disable_tqdm": True,
         "max_steps": 1,
         "save_steps": 1,
-        "learning_rate": 1e-2,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         **settings,
@@ -53,11 +55,14 @@ def trainer(folder: Path, model: torch.nn.Module, tokenizer, rows: list[dict], *
     return WindowTrainer(
         model=model,
         args=SFTConfig(**arguments),
-        train_dataset=Dataset.from_list([{key: list(map(int, value)) for key, value in r.items()} for r in rows]),
+        train_dataset=Dataset.from_list([{**row, "row": number} for number, row in enumerate(rows)]),
         data_collator=WindowCollator(3),
         processing_class=tokenizer,
         manifest_facts={"fingerprint": "f"},
         keep_checkpoints=2,
+        tuning=Tuning(learning_rate=1e-2),
+        levers=Levers(),
+        window=64,
     )
 
 

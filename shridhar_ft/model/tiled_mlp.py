@@ -72,9 +72,9 @@ def _tiled(
     if not torch.is_grad_enabled() or not (hidden.requires_grad or trained):
         return _over_tiles(forward, tile, hidden)
     kept: list[Any] = []
-    # Where nothing before it is trained (LoRA on the first MLP alone), the input needs a place in the graph all the same.
-    input_ = hidden if hidden.requires_grad else hidden.detach().requires_grad_()
-    return _Tiles.apply(_Input.apply(input_, kept, hidden.requires_grad), forward, last, tile, kept, *trained)
+    # Where nothing before it is trained (LoRA on the first MLP alone), the input still needs its place in the graph.
+    source = hidden if hidden.requires_grad else hidden.detach().requires_grad_()
+    return _Tiles.apply(_Input.apply(source, kept, hidden.requires_grad), forward, last, tile, kept, *trained)
 
 
 def _over_tiles(forward: Forward, tile: int, hidden: torch.Tensor) -> torch.Tensor:
@@ -216,7 +216,7 @@ class _Last(torch.autograd.Function):
 
 def _last_layer(mlp: nn.Module) -> nn.Linear | None:
     """The linear layer whose output the MLP returns as it is, if there is one (an adapter's layer is none)."""
-    last = getattr(mlp, "down_proj", None)
+    last: Any = getattr(mlp, "down_proj", None)
     if type(last) is not nn.Linear or hasattr(mlp.forward, "_torchdynamo_orig_callable"):
         return None
     token = torch.zeros(1, 1, last.out_features, dtype=last.weight.dtype, device=last.weight.device)
