@@ -168,10 +168,8 @@ def ours(cell: dict[str, Any], work: Work, folder: Path) -> tuple[Trainer, dict[
         manifest_facts={},
         keep_checkpoints=1,
     )
-    return trainer, {
-        "dtype": "bf16" if bf16 else "fp32",
-        "did": [attention.why, why, f"levers: {', '.join(levers.names) or 'none'}"],
-    }
+    facts = {"levers": list(levers.names), "estimate": levers.after, "did": [attention.why, why]}
+    return trainer, {"dtype": "bf16" if bf16 else "fp32", **facts}
 
 
 def trl(cell: dict[str, Any], work: Work, folder: Path) -> tuple[Trainer, dict[str, Any]]:

@@ -69,6 +69,7 @@ def summary(
     return row | {
         "dtype": dtype,
         "did": results[0]["did"],
+        **{key: results[0][key] for key in ("levers", "estimate") if key in results[0]},
         "seconds": seconds,
         "least": min(steps),
         "most": max(steps),
@@ -141,7 +142,7 @@ def lines(table: list[dict[str, Any]]) -> list[str]:
             shown.append(start + unfinished(row))
             continue
         spread = f"({row['least']:.4g} to {row['most']:.4g})"
-        ratio = ""
+        ratio = f"levers: {', '.join(row['levers']) or 'none'}" if "levers" in row else ""
         if "times_slower" in row:
             ratio = f"{row['times_slower']:.2f} × the tokens/s, {row['our_share_of_its_peak']:.2f} of the peak"
         shown.append(

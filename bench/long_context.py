@@ -19,6 +19,7 @@ import argparse
 import importlib.util
 import json
 import math
+import re
 import signal
 import sys
 from datetime import date
@@ -180,7 +181,7 @@ def arguments() -> argparse.Namespace:
         if (value := getattr(given, name)) is not None and value < 1:
             refuse(f"--{name.replace('_', '-')}: {value} is not a positive number")
     given.plot = given.plot or Path(
-        f"long_context_{psutil.cpu_count()}x{cpu_name().replace(' ', '-')}_{date.today()}.png"
+        f"long_context_{psutil.cpu_count()}x{re.sub(r'[^A-Za-z0-9]+', '-', cpu_name())}_{date.today()}.png"
     )
     if not given.plot.absolute().parent.is_dir():
         refuse(f"--plot: there is no folder {given.plot.parent}")
@@ -284,7 +285,9 @@ def plan(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[int, "Fl
     said = [f"{key} {value}" for key, value in changes.items()]
     said += [f"{sized['num_key_value_heads']} key/value heads"]
     said += (
-        ["sliding layers of {window}, every {global_every}th sees all".format(**given.sparse)] if given.sparse else []
+        ["layers that slide over {window} tokens, 1 of {global_every} sees all".format(**given.sparse)]
+        if given.sparse
+        else []
     )
     packed = "four documents a window" if given.document is None else f"documents of {given.document:,}"
     given.title = ", ".join([f"{name} {model_type}", *said, given.method, packed if given.packed else "one document"])

@@ -71,7 +71,7 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    import shridhar_ft.model.attention  # noqa: F401 - registers the attention
+    import shridhar_ft.training  # noqa: F401 - the process of a real run, and its attention
     from shridhar_ft.adapters import attach
     from shridhar_ft.config_training import Tuning
     from shridhar_ft.model.boundaries import boundaries

@@ -69,10 +69,10 @@ def test_every_receipt_is_there_and_holds(whole: Path) -> None:
     stages = [
         f"stages/{name}/receipts/{kind}"
         for name in ("8k", "32k", "108k")
-        for kind in ("ledger", "rope", "isolation", "handover")
+        for kind in ("ledger", "rope", "isolation", "handover", "gate", "rope_after", "rope_written")
     ]
     others = ["data/receipts/ledger", "data/receipts/split"]
-    sft = [f"sft/receipts/{kind}" for kind in ("ledger", "rope", "isolation", "handover", "mask")]
+    sft = [f"sft/receipts/{kind}" for kind in ("ledger", "rope", "isolation", "handover", "mask", "rope_after")]
     for name in [*stages, *others, *sft, "export/certificate"]:
         receipt = json.loads((run / f"{name}.json").read_text())
         assert receipt["ok"] is True, name

@@ -266,7 +266,7 @@ def test_spilled_files_have_no_name_and_are_gone_with_the_graph(tmp_path) -> Non
 def test_a_full_disk_ends_the_step_with_a_sentence_and_status_74(tmp_path, monkeypatch) -> None:
     model = model_of()
     checkpoint_layers(model, recompute_attention=False, store=DiskStore(tmp_path))
-    monkeypatch.setattr(offload, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b", buffering=0))
+    monkeypatch.setattr(offload, "TemporaryFile", lambda **_: Path("/dev/full").open("r+b", buffering=0))  # noqa: SIM115
     with pytest.raises(DiskFailed, match="make room") as failed:
         gradients(model)
     assert failed.value.status == 74

@@ -127,9 +127,9 @@ def peak_bytes(
     # Beside it in the backward pass: the gradients on their way, and the MLP's, or a tile's.
     weight = 3 * hidden * size.intermediate
     if tiled:
-        inside = min(tokens, TILE) * 7 * made * size.intermediate + (2 * 4 * weight if full else 0)
+        inside = min(tokens, TILE) * 6 * made * size.intermediate + (2 * 4 * weight if full else 0)
     else:
-        inside = tokens * 3 * made * size.intermediate + (of_trained * weight if full else 0)
+        inside = tokens * 2 * made * size.intermediate + (of_trained * weight if full else 0)
     worked_on = layer + tokens * 2 * carried * hidden + inside
 
     kept = kept_bytes(size, tokens, bf16, device, levers) if "checkpointing" in levers else (size.layers - 1) * layer
