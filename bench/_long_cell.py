@@ -39,7 +39,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         cell: As `long_context.py` makes it.
 
     Returns:
-        Seconds, losses and gradient norms by step; memory in bytes; what the side did by itself, in words.
+        Seconds, CPU seconds, losses and gradient norms by step; memory in bytes; what the side did by itself, in words.
     """
     if cell["who"] == "ours":
         from shridhar_ft.model.memory import use_huge_pages
@@ -58,7 +58,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         watch = Watch(device)
         trainer.add_callback(watch)
         trainer.train()
-        return {**facts, **watch.measured, "held": held(trainer)}
+        return {**facts, **watch.measured, "held": held(trainer), "threads": torch.get_num_threads()}
 
 
 class Watch(TrainerCallback):
@@ -66,8 +66,10 @@ class Watch(TrainerCallback):
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
-        self.measured: dict[str, Any] = {"seconds": [], "before": [], "loss": [], "grad_norm": []}
-        self.started = 0.0
+        self.measured: dict[str, Any] = {
+            "seconds": [], "cpu": [], "before": [], "loss": [], "grad_norm": [],
+        }  # fmt: skip
+        self.started = self.cpu_started = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
         if not self.measured["before"]:
@@ -77,12 +79,13 @@ class Watch(TrainerCallback):
         self.measured["before"].append(
             torch.cuda.memory_allocated() if self.cuda else psutil.Process().memory_info().rss
         )
-        self.started = time.perf_counter()
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
         if self.cuda:
             torch.cuda.synchronize()
         self.measured["seconds"].append(time.perf_counter() - self.started)
+        self.measured["cpu"].append(time.process_time() - self.cpu_started)
         self.measured["peak"] = self._peak()
 
     def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:  # noqa: ANN401

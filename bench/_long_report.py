@@ -74,6 +74,7 @@ def summary(
         "least": min(steps),
         "most": max(steps),
         "steps": len(steps),
+        "had": statistics.median(sum(result["cpu"]) / sum(result["seconds"]) / result["threads"] for result in results),
         "tokens_per_second": length / seconds,
         "peak": statistics.median(max(result["peak"], result["peak_loading"]) for result in results),
         "growth": statistics.median(result["peak"] - result["before"][0] for result in results),
@@ -133,7 +134,7 @@ def slope(points: list[tuple[float, float]]) -> float:
 def lines(table: list[dict[str, Any]]) -> list[str]:
     """The table as text."""
     shown = [
-        f"{'tokens':>8}  {'who':<13}{'dtype':<6}{'s a step':>10} {'(least to most)':<20}{'tokens/s':>10}"
+        f"{'tokens':>8}  {'who':<13}{'dtype':<6}{'s a step':>10} {'(least to most)':<20}{'tokens/s':>10}{'had':>6}"
         f"{'peak GiB':>10}{'growth GiB':>12}{'share':>7}{'floor s':>9}  ours beside it"
     ]
     for row in table:
@@ -146,7 +147,7 @@ def lines(table: list[dict[str, Any]]) -> list[str]:
         if "times_slower" in row:
             ratio = f"{row['times_slower']:.2f} × the tokens/s, {row['our_share_of_its_peak']:.2f} of the peak"
         shown.append(
-            f"{start}{row['seconds']:>10.4g} {spread:<20}{row['tokens_per_second']:>10.4g}{row['peak'] / GIB:>10.2f}"
+            f"{start}{row['seconds']:>10.4g} {spread:<20}{row['tokens_per_second']:>10.4g}{row['had']:>6.0%}{row['peak'] / GIB:>10.2f}"
             f"{row['growth'] / GIB:>12.2f}{row['share']:>7.0%}{row['floor']:>9.3g}  {ratio}".rstrip()
         )
     return shown

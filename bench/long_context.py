@@ -7,7 +7,8 @@ Tokens/s, peak memory, and which share of the machine's own matmul rate the step
 side gets the same model with the same random weights, the same token ids and one window a step, and its losses and
 gradient norms must be ours, or the exit status is 1. Each cell (a side at a length) runs in a process of its own, so
 that peak memory is that cell's alone; in every round the sides take turns. The time is that of a whole step (forward,
-backward, update); the first step of a process does not count unless it is the only one.
+backward, update); the first step of a process does not count unless it is the only one. Had is which share of its
+threads' time a process was given: far below 100%, other work held it back, and its seconds are not its own.
 
 Growth is peak − memory before the first step; gradients and the optimizer's state, which that step makes, are in it.
 Share is FLOPs of the step by formula, nothing computed twice / (seconds × this machine's matmul rate in that dtype,

@@ -106,7 +106,8 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
     add_loss_head(model)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as spill:
         apply_levers(model, levers, Path(spill), compute_bf16=asked.bf16)
-        optimizer = make_optimizer([{"params": [p for p in model.parameters() if p.requires_grad]}], tuning, levers)
+        trained = [{"params": [p for p in model.parameters() if p.requires_grad]}]
+        optimizer = make_optimizer(trained, tuning, levers, model.get_input_embeddings().parameters())
         ids = torch.randint(vocabulary, (1, asked.tokens))
         places = torch.arange(asked.tokens)[None]
         rows = boundaries([[asked.tokens]])

@@ -124,7 +124,17 @@ def test_a_cell_beyond_its_limit_is_stopped_and_shown_as_such() -> None:
     measure(cell(), "1/1", 0.3, None, done)
     assert done.result(cell()) == {"seconds_more_than": 0.3}
 
-    steps = {"seconds": [0.1], "before": [1], "peak": 2, "peak_loading": 1, "held": 0, "dtype": "fp32", "did": []}
+    steps = {
+        "seconds": [0.1],
+        "before": [1],
+        "peak": 2,
+        "peak_loading": 1,
+        "held": 0,
+        "cpu": [0.1],
+        "threads": 1,
+        "dtype": "fp32",
+        "did": [],
+    }
     ours = cell(who="ours") | {"result": {**steps, "loss": [6.0], "grad_norm": [2.0]}}
     kernels = dict.fromkeys(("matmul", "attention_forward", "attention_backward"), 1e9)
     table = rows([cell() | {"result": done.result(cell())}, ours], {64: Flops(1e6, 1e6, 1e6)}, {"fp32": kernels})
