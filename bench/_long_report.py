@@ -147,7 +147,8 @@ def lines(table: list[dict[str, Any]]) -> list[str]:
         if "times_slower" in row:
             ratio = f"{row['times_slower']:.2f} × the tokens/s, {row['our_share_of_its_peak']:.2f} of the peak"
         shown.append(
-            f"{start}{row['seconds']:>10.4g} {spread:<20}{row['tokens_per_second']:>10.4g}{row['had']:>6.0%}{row['peak'] / GIB:>10.2f}"
+            f"{start}{row['seconds']:>10.4g} {spread:<20}{row['tokens_per_second']:>10.4g}{row['had']:>6.0%}"
+            f"{row['peak'] / GIB:>10.2f}"
             f"{row['growth'] / GIB:>12.2f}{row['share']:>7.0%}{row['floor']:>9.3g}  {ratio}".rstrip()
         )
     return shown

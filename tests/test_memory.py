@@ -108,7 +108,7 @@ def test_auto_fits_or_says_what_is_missing(tokens: int, gib: int, device: str, m
     finally:
         host.undo()
     assert levers.after <= levers.limit == gib * GIB and levers.after <= levers.before
-    assert len(levers.why) >= len(levers.names) + 1
+    assert [sentence.split()[1] for sentence in levers.why] == [*levers.names, "levers"]
     exact = [name for name in levers.names if name not in INEXACT]
     assert exact == [name for name in EXACT[device] if name in exact], "not in order of cost"
     if any(name in INEXACT for name in levers.names):

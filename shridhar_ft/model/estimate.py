@@ -1,10 +1,13 @@
 """Peak memory of a training step, by formula: what a decoder's sizes, the window and the levers make of it.
 
-    peak = process + weights + moments + max over the step's moments of (kept + gradients so far + what is worked on)
+    peak = process + weights + optimizer's state + the most of four instants:
+        the loss             what all layers keep, the buffer of logits
+        the last layer back  what all layers keep, what one layer works on
+        the first layer back every gradient, what one layer works on
+        the update           every gradient
 
-The moments: the loss is computed (every layer's kept tensors, the logits' buffer); the last layer goes backward (the
-same, and one layer's tensors); the first layer goes backward (every gradient, one layer's tensors); the update. Letters
-follow transformers' llama in eager mode; other decoders differ by a norm or two.
+What a layer keeps and works on is counted from transformers' llama in eager mode; other decoders differ by a norm or
+two. It holds with the allocator set as memory.use_huge_pages sets it: glibc's own habits add up to a half.
 """
 
 from dataclasses import dataclass

@@ -116,7 +116,7 @@ def _as_needed(
         return peak_bytes(size, tuning, tokens, names, bf16, device.type)
 
     names: tuple[Lever, ...] = ()
-    sentences = []
+    sentences: dict[Lever, str] = {}
     order = EXACT.get(device.type, EXACT["cpu"])
     if device.type == "cuda" and kept_bytes(size, tokens, bf16, device.type) > 0.5 * _host_bytes():
         order = tuple("offload_disk" if name == "offload_host" else name for name in order)
@@ -136,8 +136,8 @@ def _as_needed(
         saved = peak(names) - peak(with_it)
         if saved > WORTH * peak(names):
             names = with_it
-            sentences.append(f"memory: {name} saves {saved / GIB:.1f} GiB; its cost: {COSTS[name]}")
-    return names, sentences
+            sentences[name] = f"memory: {name} saves {saved / GIB:.1f} GiB; its cost: {COSTS[name]}"
+    return names, [sentences[name] for name in names]
 
 
 def _goes(names: tuple[Lever, ...], tuning: Tuning, device: "torch.device") -> bool:
