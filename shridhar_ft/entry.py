@@ -80,7 +80,10 @@ def _work(recipe: Recipe, run: Run, work: Work) -> None:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
+    from shridhar_ft.model.memory import use_huge_pages
     from shridhar_ft.preparation import prepare
+
+    use_huge_pages()  # torch reads it at the first tensor
 
     # Without `cpu`, accelerate takes every CPU process for the only one until a Trainer is built; its launcher sets
     # the flag for some configs only.
