@@ -298,13 +298,17 @@ def test_compiled_parts_give_the_same_numbers() -> None:
 def test_bf16_weights_compute_near_the_rounded_model_and_leave_rope_alone(bf16: bool, tmp_path) -> None:
     rounded = model_of()
     for parameter in rounded.parameters():
-        parameter.data = parameter.data.bfloat16().float()
+        if parameter.dim() > 1:
+            parameter.data = parameter.data.bfloat16().float()
     loss, wanted = gradients(rounded)
     model = model_of()
     apply_levers(model, Levers(("bf16_weights", "checkpointing", "tiled_mlp")), tmp_path, bf16)
+    streams: list[torch.dtype] = []
+    model.model.norm.register_forward_hook(lambda _, inputs, output: streams.extend((inputs[0].dtype, output.dtype)))
     again, found = gradients(model, bf16)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert {(p.dim() > 1, p.dtype) for p in model.parameters()} == {(True, torch.bfloat16), (False, torch.float32)}
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert set(streams) == {torch.bfloat16 if bf16 else torch.float32}
     assert again == pytest.approx(loss, rel=2e-2 if bf16 else 1e-5)
     assert largest_difference({n: g.float() for n, g in found.items()}, wanted) < (0.1 if bf16 else 0.01)
 
@@ -312,7 +316,7 @@ def test_bf16_weights_compute_near_the_rounded_model_and_leave_rope_alone(bf16: 
 def test_bf16_weights_with_lora_round_the_frozen_base_only(tmp_path) -> None:
     model = attach(model_of(), Tuning(method="lora", rank=4), grown=False)
     apply_levers(model, Levers(("bf16_weights",)), tmp_path, False)
-    kinds = {parameter.requires_grad: parameter.dtype for parameter in model.parameters()}
+    kinds = {parameter.requires_grad: parameter.dtype for parameter in model.parameters() if parameter.dim() > 1}
     assert kinds == {True: torch.float32, False: torch.bfloat16}
     _, found = gradients(model)
     assert all(torch.isfinite(gradient).all() for gradient in found.values()) and found

@@ -8,9 +8,10 @@ from torch import nn
 
 
 def to_bf16(model: nn.Module, compute_bf16: bool) -> None:
-    """Round a model's weights to bf16: all where all are trained; with LoRA the frozen base, adapters stay fp32.
+    """Round a model's matrices to bf16: all where all are trained; with LoRA the frozen base, adapters stay fp32.
 
-    Buffers stay as they are: RoPE's frequencies in bf16 would turn far positions by whole radians.
+    Vectors stay as they are: they are few, and a norm's weight near 1 would jump by a 128th at a time. So do buffers:
+    RoPE's frequencies in bf16 would turn far positions by whole radians.
 
     Args:
         model: On its device, adapters attached; no optimizer exists yet.
@@ -19,15 +20,20 @@ def to_bf16(model: nn.Module, compute_bf16: bool) -> None:
     """
     frozen = any(not parameter.requires_grad for parameter in model.parameters())
     for parameter in model.parameters():
-        if parameter.is_floating_point() and not (frozen and parameter.requires_grad):
+        if parameter.is_floating_point() and parameter.dim() > 1 and not (frozen and parameter.requires_grad):
             parameter.data = parameter.data.to(torch.bfloat16)
-    if compute_bf16:
-        return
     for module in model.modules():
-        if isinstance(module, nn.Embedding):
+        if compute_bf16:
+            if type(module).__name__.endswith("Norm"):
+                module.register_forward_hook(_output_as_input)
+        elif isinstance(module, nn.Embedding):
             module.register_forward_hook(_widened_output)
         elif type(module) is nn.Linear and module.weight.dtype == torch.bfloat16:
             module.forward = partial(_widened_linear, module)
+
+
+def _output_as_input(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+    return output.to(inputs[0].dtype)  # a bf16 stream times an fp32 weight would go on in fp32
 
 
 def _widened_output(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
