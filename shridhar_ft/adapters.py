@@ -1,17 +1,19 @@
-"""Adapters: attach LoRA, load it on the base it belongs to, merge it; and where a run's weights lie.
+"""Adapters: attach LoRA or QLoRA, load them on the base they belong to, merge them.
 
-from shridhar_ft.adapters import Weights, load_weights, merged
+from shridhar_ft.adapters import load_weights, merged
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from shridhar_ft.adapter_base import AdapterBase
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError, first_line
-from shridhar_ft.model.build import grow_vocabulary, load_model, update_hash, weights_hash
+from shridhar_ft.model.build import grow_vocabulary, load_model, safetensors_hash, update_hash, weights_hash
+from shridhar_ft.model.quantized import Quantization, dequantize, quantize, quantized_layers
+from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
     import torch
@@ -19,58 +21,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Where weights lie: a base, and the adapters that are merged onto it in this order."""
-
-    base: str
-    """Folder or Hub id."""
-    revision: str | None = None
-    adapters: tuple[str, ...] = ()
-    """Folders with adapter_config.json, the oldest first."""
-
-    def as_dict(self, root: Path) -> dict[str, Any]:
-        """For part.json: paths inside the run folder relative to it, so that the folder can be moved."""
-        return {
-            "base": _relative(self.base, root),
-            "revision": self.revision,
-            "adapters": [_relative(a, root) for a in self.adapters],
-        }
-
-    @classmethod
-    def from_dict(cls, stored: dict[str, Any], root: Path) -> "Weights":
-        return cls(
-            _absolute(stored["base"], root), stored["revision"], tuple(_absolute(a, root) for a in stored["adapters"])
-        )
-
-
-INSIDE = "run:"  # marks a path relative to the run folder
-
-
-def _relative(path: str, root: Path) -> str:
-    resolved = Path(path).resolve()
-    return f"{INSIDE}{resolved.relative_to(root.resolve())}" if resolved.is_relative_to(root.resolve()) else path
-
-
-def _absolute(path: str, root: Path) -> str:
-    return str(root / path.removeprefix(INSIDE)) if path.startswith(INSIDE) else path
-
-
-# --------------------------------------------------------------------------------------------- attach, load
-
-
 def attach(model: "PreTrainedModel", tuning: Tuning, grown: bool) -> "PeftModel":
     """Put fresh LoRA adapters on a model whose vocabulary is already that of the tokenizer.
 
     Args:
         model: The base, resized if the tokenizer grew.
-        tuning: Rank, alpha, dropout, targets.
+        tuning: Rank, alpha, dropout, targets, rsLoRA, DoRA.
         grown: Whether the tokenizer brought new tokens: their rows have to be trained.
 
     Raises:
         UserError: A target is the output head, or no module has that name.
     """
     from peft import LoraConfig, get_peft_model
+    from torch.nn import Linear
 
     names = dict(model.named_modules())
     embeddings = _name_of(model.get_input_embeddings(), names)
@@ -88,7 +51,7 @@ def attach(model: "PreTrainedModel", tuning: Tuning, grown: bool) -> "PeftModel"
                     "head too; take it out (train_embeddings trains both whole)"
                 )
             if not any(name.split(".")[-1] == target for name in names):
-                linear = sorted({n.split(".")[-1] for n, m in names.items() if type(m).__name__ == "Linear"} - {head})
+                linear = sorted({n.split(".")[-1] for n, m in names.items() if isinstance(m, Linear)} - {head})
                 raise UserError(f"targets: no module is called '{target}'; linear ones here: {', '.join(linear)}")
     whole = grown if tuning.train_embeddings == "auto" else tuning.train_embeddings
     tied = bool(model.config.tie_word_embeddings)
@@ -98,6 +61,8 @@ def attach(model: "PreTrainedModel", tuning: Tuning, grown: bool) -> "PeftModel"
         r=tuning.rank,
         lora_alpha=tuning.alpha,
         lora_dropout=tuning.dropout,
+        use_rslora=tuning.rslora,
+        use_dora=tuning.dora,
         target_modules=tuning.targets,
         modules_to_save=saved or None,
         ensure_weight_tying=bool(whole and tied),
@@ -154,39 +119,78 @@ def load_weights(
     attention: str,
     dtype: "torch.dtype | str",
     keep_last: bool = False,
+    quantization: Quantization | None = None,
+    device: "torch.device | None" = None,
 ) -> tuple["PreTrainedModel | PeftModel", bool, str]:
-    """Load a base and merge its adapters in order.
+    """Load a base and merge its adapters in order, each onto the base that it was trained on.
+
+    An adapter that was trained on a quantised base is merged onto that base's rounded weights: the ones before the
+    rounding are others, by 1e-3 nats a token in the best case, and merging into four bits rounds the update away.
 
     Args:
         weights: What to load.
         config: With the RoPE that is wanted; the vocabulary follows the stored weights.
         tokenizer: Tokens that it has beyond the base get rows of their own.
         attention: Attention implementation.
-        dtype: Type of the weights in memory.
+        dtype: Type of the weights in memory, quantised ones aside.
         keep_last: Leave the last adapter attached and trainable instead of merging it.
+        quantization: Quantise the result, for a fresh adapter on it.
+        device: Where layers are quantised (default: the CPU); the model stays on the CPU unless one is.
 
     Returns:
         The model, whether the vocabulary grew, and the hash of the base as it was before any adapter.
+
+    Raises:
+        UserError: An adapter belongs to another base.
     """
+    import torch
     from transformers import AutoConfig
 
+    device = device or torch.device("cpu")
     stored = AutoConfig.from_pretrained(weights.base, revision=weights.revision).get_text_config()
     config.vocab_size = stored.vocab_size
     model: Any = load_model(weights.base, config, attention, "auto", weights.revision)
     base_hash = weights_hash(model)  # as stored: the part before may have ended with another type than is wanted here
+    grown = grow_vocabulary(model, tokenizer) > 0
+    plain = torch.float32 if dtype == "auto" else dtype
+    beneath: tuple[str, ...] = ()
+    for index, folder in enumerate(weights.adapters):
+        kept = keep_last and index == len(weights.adapters) - 1
+        own = AdapterBase.read(folder)
+        if own is not None:
+            own.check(folder, base_hash, beneath)
+        if own is not None and own.quantization is not None:
+            # Before the cast below: a base in fp32 would take twice the memory for the same four bits.
+            model = quantize(model, own.quantization, device)
+            if not kept:
+                model = dequantize(model, plain)
+        if dtype != "auto":
+            model = model.to(dtype)
+        model = load_adapter(model, folder, trainable=kept)
+        if not kept:
+            model = merged(model)
+            beneath = (*beneath, safetensors_hash(Path(folder)))
+    if quantization is not None:
+        model = quantize(model, quantization, device)
     if dtype != "auto":
         model = model.to(dtype)
-    grown = grow_vocabulary(model, tokenizer) > 0
-    for index, folder in enumerate(weights.adapters):
-        last = index == len(weights.adapters) - 1
-        model = load_adapter(model, folder, trainable=last and keep_last)
-        if not (last and keep_last):
-            model = merged(model)
     return model, grown, base_hash
 
 
 def merged(model: "PeftModel") -> "PreTrainedModel":
-    """The base with the adapter's update added to its weights, all trainable again; refuses a non-finite update."""
+    """The base with the adapter's update added to its weights, all trainable again; refuses a non-finite update.
+
+    A quantised base is dequantised first, in float32: the sum is of the weights that were trained, and is not rounded.
+    """
+    import torch
+    from peft.tuners import lora
+
+    if quantized_layers(model):
+        wrapped = [layer for layer in model.modules() if isinstance(layer, (lora.Linear4bit, lora.Linear8bitLt))]
+        dequantize(model.get_base_model(), torch.float32)
+        for layer in wrapped:  # the same state around a plain layer; their own merge would round the sum
+            layer.__class__ = lora.Linear
+            layer.is_target_conv_1d_layer = False
     return model.merge_and_unload(safe_merge=True).requires_grad_(True)  # peft leaves the base frozen
 
 

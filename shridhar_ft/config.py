@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from shridhar_ft.config_data import Books, Data, PathList, Rows, Section
 from shridhar_ft.config_errors import one_sentence
-from shridhar_ft.config_training import Sft, Stage, Train, Tuning
+from shridhar_ft.config_training import OF_ADAPTERS, OF_QLORA, Sft, Stage, Train, Tuning
 from shridhar_ft.errors import UserError
 from shridhar_ft.paths import existing
 from shridhar_ft.shipped import recipe_names, shipped
@@ -209,10 +209,10 @@ class Recipe(Section):
         """One sentence for each key that was given and changes nothing."""
         said = []
         for key, part in (("train", self.train), ("sft", self.sft)):
-            if part is not None and part.method == "full":
-                of_lora = ("rank", "alpha", "dropout", "targets", "train_embeddings")
-                given = [field for field in of_lora if getattr(part, field) != Tuning.model_fields[field].default]
-                said += [f"{key}.{field} has no effect: {key}.method is full" for field in given]
+            if part is not None:
+                idle = {"full": (*OF_ADAPTERS, *OF_QLORA), "lora": OF_QLORA, "qlora": ()}[part.method]
+                given = [field for field in idle if getattr(part, field) != Tuning.model_fields[field].default]
+                said += [f"{key}.{field} has no effect: {key}.method is {part.method}" for field in given]
             if part is not None and part.keep == "best" and not self.data.split.validation:
                 said.append(
                     f"{key}.keep=best has no effect: there is no validation split, so the last weights are kept"

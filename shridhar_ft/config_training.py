@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from shridhar_ft.config_data import Section
 from shridhar_ft.config_rope import Rope
+from shridhar_ft.durations import Duration
 
 Lever = Literal[
     "checkpointing",
@@ -37,12 +38,16 @@ class Plateau(Section):
 class Tuning(Section):
     """How weights are changed: what pretraining and SFT share."""
 
-    method: Literal["full", "lora"] = "full"
-    """Train all weights, or low-rank adapters on a frozen base."""
+    method: Literal["full", "lora", "qlora"] = "full"
+    """Train all weights, low-rank adapters on a frozen base, or such adapters on a base in 4 or 8 bits."""
     rank: int = Field(16, ge=1)
     """LoRA rank (columns of A)."""
     alpha: int = Field(32, ge=1)
-    """LoRA scale: the update is multiplied by alpha / rank."""
+    """LoRA scale: the update is multiplied by alpha / rank (by alpha / √rank with rslora)."""
+    rslora: bool = False
+    """Rank-stabilised LoRA (arXiv 2312.03732): a scale that lets high ranks learn."""
+    dora: bool = False
+    """Weight-decomposed LoRA (arXiv 2402.09353): a trained magnitude for each row beside the low-rank direction."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """LoRA dropout (probability)."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
@@ -51,6 +56,10 @@ class Tuning(Section):
     """LoRA: train embeddings (and an untied head) whole; auto does where the tokenizer grew the vocabulary."""
     train_norms: bool = False
     """LoRA: train the norms whole too; with train_embeddings it is LongLoRA's recipe (arXiv 2309.12307)."""
+    quantization: Literal["nf4", "int8"] = "nf4"
+    """qlora: how the frozen base's linear layers are stored."""
+    double_quantization: bool = True
+    """qlora, nf4: quantise the scales too (0.4 bits a weight less)."""
     learning_rate: float = Field(5e-5, gt=0)
     """Peak learning rate (per optimizer step)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -95,11 +104,18 @@ class Tuning(Section):
     """Weights that a stage hands over: its last, or those of its lowest validation loss."""
 
 
+OF_ADAPTERS = ("rank", "alpha", "rslora", "dora", "dropout", "targets", "train_embeddings", "train_norms")
+OF_QLORA = ("quantization", "double_quantization")
 LIMITS = ("max_epochs", "max_steps", "max_tokens")
 
 
 class Train(Tuning):
-    """How the stages train."""
+    """How the stages train, and when any training stops by itself."""
+
+    stop_after: Duration | None = None
+    """Save and stop (status 75) at the first step that ends so long after the command began, e.g. 11h30m."""
+    stall_after: Duration = "6h"
+    """End the process (status 75), with a file of where every thread stood, when no step ends for so long."""
 
 
 class Carry(Section):

@@ -6,10 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shridhar_ft.adapters import Weights, adapter_hash, attach, load_adapter, load_weights, merged
+from shridhar_ft.adapter_base import AdapterBase
+from shridhar_ft.adapters import adapter_hash, attach, load_adapter, load_weights, merged
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError
-from shridhar_ft.model.build import grow_vocabulary, safetensors_hash
+from shridhar_ft.model.build import grow_vocabulary, safetensors_hash, weights_hash
+from shridhar_ft.model.quantized import Quantization, quantize, quantized_layers, rounded, set_compute_dtype
+from shridhar_ft.weights import Weights
 
 IDS = torch.arange(5, 45)[None]
 
@@ -161,3 +164,125 @@ def test_paths_inside_the_run_move_with_it(tmp_path: Path) -> None:
     moved = Weights.from_dict(stored, there)
     assert moved == Weights(str(there / "stages/a/model"), "abc", (str(there / "sft/adapter"), "/elsewhere/adapter"))
     assert Weights.from_dict(Weights("org/model").as_dict(here), here) == Weights("org/model")
+
+
+@pytest.mark.parametrize("kind", [{"rslora": True}, {"dora": True}])
+def test_rslora_and_dora_come_back_and_merge(llama, tokenizer, tmp_path: Path, kind: dict[str, bool]) -> None:
+    base = llama()
+    base.save_pretrained(tmp_path / "base")
+    model = attach(base, Tuning(method="lora", rank=4, **kind), grown=False)
+    shake(model)
+    trained = logits(model)
+    plain = attach(llama(), Tuning(method="lora", rank=4), grown=False)
+    shake(plain)
+    assert not torch.allclose(logits(plain), trained, atol=1e-3), "the option has no effect"
+    model.save_pretrained(tmp_path / "adapter")
+    weights = Weights(str(tmp_path / "base"), adapters=(str(tmp_path / "adapter"),))
+    loaded, _, _ = load_weights(weights, llama().config, tokenizer, "sdpa", torch.float32)
+    assert torch.allclose(logits(loaded), trained, atol=1e-5)
+
+
+QUANTIZED = [Quantization("nf4", True), Quantization("nf4", False), Quantization("int8", False)]
+
+
+@pytest.mark.parametrize("how", QUANTIZED, ids=str)
+@pytest.mark.parametrize("tied", [True, False])
+def test_qlora_merges_onto_the_base_that_it_was_trained_on(
+    llama, tokenizer, tmp_path: Path, how: Quantization, tied: bool
+) -> None:
+    base = llama(vocab_size=590, tie_word_embeddings=tied)
+    base.save_pretrained(tmp_path / "base")
+    base_hash = weights_hash(base)
+    first = rounded(base.model.layers[0].mlp.up_proj.weight, how)
+    tuning = Tuning(method="qlora", rank=4, quantization=how.type, double_quantization=how.double)
+    assert Quantization.of(tuning) == how
+    start = Weights(str(tmp_path / "base"))
+    fresh, grown, found = load_weights(
+        start, llama(tie_word_embeddings=tied).config, tokenizer, "sdpa", torch.float32, quantization=how
+    )
+    assert found == base_hash
+    assert grown
+    assert len(quantized_layers(fresh)) == 7 * fresh.config.num_hidden_layers
+    set_compute_dtype(fresh, torch.float32)
+    model = attach(fresh, tuning, grown)
+    shake(model)
+    trained = logits(model)
+    model.save_pretrained(tmp_path / "adapter")
+    AdapterBase.of(start, base_hash, (), how, fresh.config).write(tmp_path / "adapter")
+
+    weights = Weights(str(tmp_path / "base"), adapters=(str(tmp_path / "adapter"),))
+    config = llama(tie_word_embeddings=tied).config
+    kept, _, _ = load_weights(weights, config, tokenizer, "sdpa", torch.float32, keep_last=True)
+    assert adapter_hash(kept) == adapter_hash(model)
+    assert torch.allclose(logits(kept), trained, atol=1e-5)
+    whole, _, _ = load_weights(weights, config, tokenizer, "sdpa", torch.float32)
+    assert not quantized_layers(whole)
+    near = 3e-2 if how.type == "int8" else 2e-5  # without gradients, int8 layers round what they multiply too
+    assert torch.allclose(logits(whole), trained, atol=near)
+    live = merged(kept)
+    assert torch.allclose(logits(live), logits(whole), atol=1e-5)
+    update = live.model.layers[0].mlp.up_proj.weight - first
+    assert torch.linalg.matrix_rank(update.detach(), atol=1e-5) <= 4, "merged onto other weights than the rounded ones"
+
+
+def test_a_quantised_layer_gives_gradients_and_keeps_its_bytes(llama) -> None:
+    model = quantize(llama(), Quantization("nf4"), torch.device("cpu"))
+    set_compute_dtype(model, torch.float32)
+    before = [layer.weight.data.clone() for layer in quantized_layers(model)]
+    logits(model)  # without gradients: where bitsandbytes would repack
+    model = attach(model, Tuning(method="qlora", rank=4), grown=False)
+    model(IDS, use_cache=False, labels=IDS).loss.backward()
+    gradients = [p.grad for name, p in model.named_parameters() if "lora_B" in name]
+    assert gradients
+    assert all(g is not None and g.abs().sum() > 0 for g in gradients)
+    assert all(torch.equal(a, b.weight.data) for a, b in zip(before, quantized_layers(model), strict=True))
+
+
+def written_adapter(llama, tokenizer, folder: Path) -> tuple[Weights, str]:
+    """A base and an adapter with its base.json, on disk."""
+    base = llama()
+    base.save_pretrained(folder / "base")
+    base_hash = weights_hash(base)
+    model = attach(base, Tuning(method="lora", rank=2), grown=False)
+    shake(model)
+    model.save_pretrained(folder / "adapter")
+    start = Weights(str(folder / "base"))
+    AdapterBase.of(start, base_hash, (), None, base.config).write(folder / "adapter")
+    return Weights(start.base, adapters=(str(folder / "adapter"),)), base_hash
+
+
+def test_an_adapter_on_another_base_is_refused(llama, tokenizer, tmp_path: Path) -> None:
+    weights, base_hash = written_adapter(llama, tokenizer, tmp_path)
+    own = AdapterBase.read(tmp_path / "adapter")
+    assert own is not None
+    assert (own.hash, own.dtype, own.vocab_size) == (base_hash, "float32", 600)
+    other = llama()
+    with torch.no_grad():
+        other.model.norm.weight += 1e-3
+    other.save_pretrained(tmp_path / "base")
+    with pytest.raises(UserError, match=r"trained on another base .*give the base that it was trained on"):
+        load_weights(weights, llama().config, tokenizer, "sdpa", torch.float32)
+
+
+def test_an_adapter_over_other_adapters_is_refused(llama, tokenizer, tmp_path: Path) -> None:
+    weights, _ = written_adapter(llama, tokenizer, tmp_path)
+    twice = Weights(weights.base, adapters=weights.adapters * 2)
+    with pytest.raises(UserError, match="a base with 0 adapters merged into it, and 1 are merged now"):
+        load_weights(twice, llama().config, tokenizer, "sdpa", torch.float32)
+
+
+def test_an_adapter_under_another_rope_is_refused(llama, tokenizer, tmp_path: Path) -> None:
+    written_adapter(llama, tokenizer, tmp_path)
+    own = AdapterBase.read(tmp_path / "adapter")
+    assert own is not None
+    own.check_rope(tmp_path / "adapter", llama().config)
+    config = llama().config
+    config.rope_parameters = {**config.rope_parameters, "rope_theta": 5e5}
+    with pytest.raises(UserError, match="was trained with the RoPE"):
+        own.check_rope(tmp_path / "adapter", config)
+
+
+def test_a_damaged_base_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "base.json").write_text('{"base": 3', encoding="utf-8")
+    with pytest.raises(UserError, match=r"base\.json: it cannot be read"):
+        AdapterBase.read(tmp_path)

@@ -62,7 +62,7 @@ def model_sizes(tuning: Tuning, config: "PreTrainedConfig", trainable: int | Non
         model = AutoModelForCausalLM.from_config(config)
     total = sum(parameter.numel() for parameter in model.parameters())
     head = model.get_output_embeddings()
-    if trainable is None and tuning.method == "lora":
+    if trainable is None and tuning.method != "full":
         trainable = sum(
             tuning.rank * (module.in_features + module.out_features)
             for name, module in model.named_modules()

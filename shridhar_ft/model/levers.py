@@ -72,8 +72,8 @@ def check_levers(names: tuple[Lever, ...], tuning: Tuning, device: "torch.device
     for name in NEED_CHECKPOINTING:
         if name in names and "checkpointing" not in names:
             raise UserError(f"memory: {name} is about what checkpointing keeps; add checkpointing, or take it out")
-    # With LoRA only the frozen base becomes bf16, which leaves the optimizer as it is.
-    both = [name for name in OPTIMIZERS if name in names and (name, tuning.method) != ("bf16_weights", "lora")]
+    # With adapters only the frozen base becomes bf16, which leaves the optimizer as it is.
+    both = [name for name in OPTIMIZERS if name in names and not (name == "bf16_weights" and tuning.method != "full")]
     if len(both) > 1:
         raise UserError(f"memory: {' and '.join(both)} each bring an AdamW of their own; keep one of them")
     if both and tuning.optimizer != "adamw":

@@ -92,7 +92,7 @@ def choose_levers(
     before, after = peak(()), peak(names)
     if sharding() is None and tuning.memory == "auto" and after > limit:
         mend = "a smaller batch_size" if tuning.batch_size > 1 else "a shorter context, or train.method=lora"
-        if tuning.batch_size == 1 and tuning.method == "lora":
+        if tuning.batch_size == 1 and tuning.method != "full":
             mend = "a shorter context, or a smaller model"
         raise UserError(
             f"memory: a step of {tokens:,} tokens needs about {after / GIB:.1f} GiB even with "
