@@ -145,8 +145,9 @@ def arguments() -> argparse.Namespace:
     ask.add_argument(
         "--memory",
         type=levers,
-        default="auto",
-        help=f"ours: train.memory, auto or of {','.join(get_args(Lever))}; none for no lever",
+        default="checkpointing,tiled_mlp",  # TRL recomputes every layer by default, and so do we beside it
+        help=f"ours: train.memory, auto or of {','.join(get_args(Lever))}; none for no lever "
+        "(default: checkpointing,tiled_mlp)",
     )
     ask.add_argument("--memory-limit", type=float, metavar="GIB", help="ours: train.memory_limit")
     ask.add_argument(
