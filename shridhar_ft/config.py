@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from shridhar_ft.config_data import Books, Data, PathList, Rows, Section
 from shridhar_ft.config_errors import one_sentence
+from shridhar_ft.config_export import Export
 from shridhar_ft.config_training import OF_ADAPTERS, OF_QLORA, Sft, Stage, Train, Tuning
 from shridhar_ft.errors import UserError
 from shridhar_ft.paths import existing
@@ -116,15 +117,6 @@ class Launch(Section):
 
     config: str = "auto"
     """An accelerate config file; auto takes cpu, mps, single_gpu or ddp by the devices that are there."""
-
-
-class Export(Section):
-    """What is written at the end."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the exported weights; auto: float32 for a model from config, the base's own otherwise."""
-    licence: str = "other"
-    """Licence of the exported model, as the Hub names it, for the model card."""
 
 
 class Recipe(Section):
@@ -291,6 +283,26 @@ def load_recipe(argument: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(one_sentence(error, file, Recipe)) from error
     _resolve_paths(recipe, file.resolve().parent)
     return recipe
+
+
+def export_section(overrides: Sequence[str]) -> Export:
+    """The export section that overrides alone make, for what is exported without a recipe.
+
+    Args:
+        overrides: `export.key=value`.
+
+    Raises:
+        UserError: One is of another section, a key is unknown, or a value does not fit.
+    """
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        if not override.startswith("export."):
+            raise UserError(f"{override}: an adapter is exported as it was trained; only export.* can be set here")
+        _override(raw, override)
+    try:
+        return Export.model_validate(raw.get("export", {}))
+    except ValidationError as error:
+        raise UserError(one_sentence(error, Path("export"), Export)) from error
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig
 
-from shridhar_ft.adapters import Weights
 from shridhar_ft.config_rope import Rope
 from shridhar_ft.errors import CheckFailed
 from shridhar_ft.export.card import model_card
 from shridhar_ft.export.certificate import compare, holds, logits_at, places
 from shridhar_ft.export.merge import Merge, merge_and_certify
 from shridhar_ft.model.rope import StageRope, apply_rope
+from shridhar_ft.weights import Weights
 
 TEXT = np.arange(100, dtype=np.int32)
 
@@ -121,15 +121,15 @@ def test_an_export_carries_its_rope(kind: str, saved_llama: Path, tokenizer, tmp
 def test_an_export_that_lost_or_changed_its_rope_is_refused(
     harm, sentence: str, saved_llama: Path, tokenizer, tmp_path: Path, monkeypatch
 ) -> None:
-    whole = PreTrainedModel.save_pretrained
+    whole = PreTrainedConfig.save_pretrained
 
-    def save(model: PreTrainedModel, folder: Path, **settings: object) -> None:
-        whole(model, folder, **settings)
+    def save(config: PreTrainedConfig, folder: Path, **settings: object) -> None:
+        whole(config, folder, **settings)
         stored = json.loads((folder / "config.json").read_text())
         harm(stored)
         (folder / "config.json").write_text(json.dumps(stored))
 
-    monkeypatch.setattr(PreTrainedModel, "save_pretrained", save)
+    monkeypatch.setattr(PreTrainedConfig, "save_pretrained", save)
     with pytest.raises(CheckFailed, match="does not carry the RoPE that was trained") as error:
         merge_and_certify(merge_of(saved_llama, tokenizer), tmp_path, print)
     assert sentence in str(error.value) and "\n" not in str(error.value)
@@ -160,7 +160,17 @@ def test_the_card_names_counts_and_no_text() -> None:
             ],
             "data": counts,
             "tokens": counts,
-            "certificate": {"measured": {"tokens": 64, "reloaded": {"largest_logit_difference": 1e-6}}},
+            "certificate": {
+                "claimed": {"not_read": ["bf16"]},
+                "measured": {
+                    "tokens": 64,
+                    "reloaded": {"largest_logit_difference": 1e-6, "mean_kl_nats": 1e-9},
+                    "dtype": "bfloat16",
+                },
+            },
+            "data_licences": {"books": "public domain"},
+            "serve": {"vLLM": "vllm serve ./model"},
+            "ollama": True,
             "receipts": {"a": True, "b": False},
             "version": "0",
         }
@@ -168,3 +178,6 @@ def test_the_card_names_counts_and_no_text() -> None:
     assert card.startswith("---\nlicense: mit\n") and "base_model: org/base" in card
     assert "| sft | lora | 64 | 9 | 2.0000 | – |" in card
     assert "1 of 2 receipts hold" in card
+    assert "| reloaded | 1.00e-06 | 1.00e-09 |" in card and "Not read by anything: GGUF bf16." in card
+    assert "- books: public domain" in card
+    assert "vllm serve ./model" in card and "ollama create x -f Modelfile" in card

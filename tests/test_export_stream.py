@@ -1,4 +1,4 @@
-"""Merging tensor by tensor gives what peft's merge_and_unload gives, in any of its ways, and refuses what does not fit."""
+"""Merging tensor by tensor gives what peft's merge_and_unload gives, in all its ways; what does not fit is refused."""
 
 import json
 from pathlib import Path

@@ -15,8 +15,21 @@ if TYPE_CHECKING:
 
 AROUND = 8  # positions compared at each place
 # What rounding weights to the type explains: the largest difference of a logit, as a share of the logits' own standard
-# deviation (a small model's logits are small), and the mean KL divergence in nats a position.
-TOLERANCES = {"float32": (5e-4, 1e-6), "float16": (3e-2, 1e-4), "bfloat16": (3e-1, 1e-2)}
+# deviation (a small model's logits are small), and the mean KL divergence in nats a position. llama.cpp rounds the
+# activations to the weights' type as well, so its kinds are given more.
+TOLERANCES = {
+    "float32": (5e-4, 1e-6),
+    "float16": (3e-2, 1e-4),
+    "bfloat16": (3e-1, 1e-2),
+    "gguf f32": (5e-3, 1e-5),
+    "gguf f16": (5e-2, 2e-4),
+    "gguf bf16": (4e-1, 1e-2),
+    "gguf q8_0": (4e-1, 1e-2),
+    "gguf q6_k": (8e-1, 3e-2),
+    "gguf q5_k_m": (1.5, 0.1),
+    "gguf q4_k_m": (2.5, 0.25),
+    "gguf q3_k_m": (4.0, 0.5),
+}
 
 
 @dataclass(frozen=True)

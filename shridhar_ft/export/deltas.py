@@ -106,8 +106,8 @@ class Adapter:
         """
         if left := sorted(set(self.tensors.files) - self.used):
             raise CheckFailed(
-                f"{self.folder}: {len(left)} tensors of the adapter fit nothing in the base, first {left[0]}; it belongs "
-                "to another base"
+                f"{self.folder}: {len(left)} tensors of the adapter fit nothing in the base, first {left[0]}; it "
+                "belongs to another base"
             )
 
     def _scaling(self, module: str) -> float:

@@ -7,7 +7,7 @@ where it is tied.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ QUANTISED = {"q6_k": 18, "q5_k_m": 17, "q4_k_m": 15, "q3_k_m": 12}
 """Kinds that llama.cpp's quantiser makes of an f16 file, and its numbers for them (enum llama_ftype)."""
 
 
-def needs_quantiser(kinds: list[str]) -> list[str]:
+def needs_quantiser(kinds: Sequence[str]) -> list[str]:
     """Those of these kinds that llama.cpp's own quantiser has to make."""
     return [kind for kind in kinds if kind in QUANTISED]
 

@@ -86,7 +86,8 @@ def plan_merge(weights: Weights, config: "PreTrainedConfig", tokenizer: "PreTrai
     for name, shape in shapes.items():
         if base.shape(name) != shape:
             raise UserError(
-                f"{folder}: {name} has the shape {list(base.shape(name))}, and the config wants {list(shape)}; wrong folder?"
+                f"{folder}: {name} has the shape {list(base.shape(name))}, and the config wants {list(shape)}; "
+                "wrong folder?"
             )
     kept = _type_in_memory(stored, base)
     hashes = _check_bases(adapters, base, sorted(shapes), kept)

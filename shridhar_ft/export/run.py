@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shridhar_ft.adapters import Weights
-from shridhar_ft.config import Recipe, load_recipe
+from shridhar_ft.adapter_base import AdapterBase
+from shridhar_ft.config import Recipe, export_section, load_recipe
+from shridhar_ft.config_export import Export
 from shridhar_ft.documents import book_documents, long_text
 from shridhar_ft.errors import CheckFailed, UserError
-from shridhar_ft.export.card import model_card
+from shridhar_ft.export.card import adapter_card, model_card
+from shridhar_ft.export.gguf_convert import needs_quantiser
+from shridhar_ft.export.gguf_limits import check_gguf
+from shridhar_ft.export.gguf_model import has_llama_cpp
+from shridhar_ft.export.hub import push_to_hub
 from shridhar_ft.export.merge import Merge, merge_and_certify
+from shridhar_ft.export.ollama import modelfile, ollama_template
+from shridhar_ft.export.serve import serve_commands
 from shridhar_ft.model.build import base_config, stage_config
 from shridhar_ft.model.rope import original_context
 from shridhar_ft.preparation import window_of_sft
@@ -37,6 +44,7 @@ from shridhar_ft.runfolder import (
 )
 from shridhar_ft.stages import last_part, part_names
 from shridhar_ft.tokenizer import load_tokenizer
+from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -78,20 +86,18 @@ def export(what: str, overrides: list[str], say: Callable[[str], None]) -> tuple
     hush_libraries()
     path = Path(what)
     if (path / "adapter_config.json").is_file():
-        if overrides:
-            raise UserError(
-                f"{overrides[0]}: an adapter is exported as it was trained; export its run to set export.dtype"
-            )
+        wanted = export_section(overrides)
         inside = path.resolve().parent
         for parent in inside.parents:
             if (parent / "recipe.yaml").is_file() and (inside / "part.json").is_file():
-                recipe, run = open_run(parent)
+                _, run = open_run(parent)
+                recipe = load_recipe(parent / "recipe.yaml", overrides)
                 name = str(inside.relative_to(parent.resolve()))
                 if name == part_names(recipe)[-1]:
                     return run.export, ensure_export(recipe, run, say)
                 tokenizer = load_tokenizer(run.tokenizer)
                 return inside / "export", _export_part(recipe, run, name, tokenizer, inside / "export", say)
-        return path.parent / "export", _export_adapter(path, path.parent / "export", say)
+        return path.parent / "export", _export_adapter(path, wanted, path.parent / "export", say)
     if (path / "status.json").is_file() or (path / "data" / "part.json").is_file():
         _, run = open_run(path)
         recipe = load_recipe(path / "recipe.yaml", overrides)
@@ -134,6 +140,7 @@ def _export_part(
     config, wanted = stage_config(recipe, index, len(tokenizer))
     context = wanted.context if recipe.stages else window_of_sft(recipe)
     dtype = _dtype(recipe)
+    check_wanted(recipe.export, config, tokenizer)
     merge = Merge(
         weights=Weights.from_dict(part["weights"], run.root),
         config=config,
@@ -141,16 +148,36 @@ def _export_part(
         text=_certificate_text(recipe, run, tokenizer, context, say),
         original_context=wanted.original_context,
         dtype=dtype,
+        name=recipe.name,
+        gguf=recipe.export.gguf_kinds,
+        shard_bytes=int(recipe.export.shard_gb * 1e9),
     )
-    certificate = _publish(
-        merge, target, say, lambda found: _run_card(recipe, run, name, context, dtype, found), made_from, started
+    return _publish(
+        *(merge, recipe.export, target, say),
+        *(lambda found: _run_card(recipe, run, name, config, context, dtype, found), made_from, started),
     )
-    say(f"export: {target}/model ({dtype})")
-    return certificate
+
+
+def check_wanted(wanted: Export, config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Refuse what could not be written, before anything is.
+
+    Raises:
+        UserError: A GGUF would lose something, or its tools are not installed; no such Modelfile can be made.
+    """
+    if wanted.gguf_kinds:
+        check_gguf(config, tokenizer)
+    if (quantised := needs_quantiser(wanted.gguf_kinds)) and not has_llama_cpp():
+        raise UserError(
+            f"export.gguf: {quantised[0]} is made by llama.cpp's own quantiser, which is not installed; run "
+            "`pip install 'shridhar_ft[llama-cpp]'`, or take q8_0"
+        )
+    if wanted.ollama:
+        ollama_template(tokenizer)
 
 
 def _publish(
     merge: Merge,
+    wanted: Export,
     target: Path,
     say: Callable[[str], None],
     card: Callable[[dict[str, Any]], str],
@@ -166,9 +193,19 @@ def _publish(
                 write_json(failed, read_json(folder / "certificate.json"))
                 raise CheckFailed(f"the merge certificate does not hold ({failed}): {error}") from error
             raise
+        if wanted.ollama:
+            sampling = read_json(folder / "model" / "generation_config.json")
+            file = f"{merge.name}-{merge.gguf[0]}.gguf"
+            write_text(
+                folder / "Modelfile",
+                modelfile(file, merge.tokenizer, len(merge.text), sampling, wanted.system, wanted.licence),
+            )
         write_text(folder / "README.md", card(certificate))
         finish_part(folder, made_from, time.monotonic() - started, dtype=merge.dtype)
     failed.unlink(missing_ok=True)
+    say(f"export: {target}/model ({', '.join((merge.dtype, *merge.gguf))})")
+    if wanted.push_to_hub is not None:
+        say(f"export: {push_to_hub(target, wanted.push_to_hub, wanted.private, say)}")
     return certificate
 
 
@@ -212,7 +249,15 @@ def random_text(vocab_size: int, length: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, vocab_size, length, dtype=np.int32)
 
 
-def _run_card(recipe: Recipe, run: Run, last: str, context: int, dtype: str, certificate: dict[str, Any]) -> str:
+def _run_card(
+    recipe: Recipe,
+    run: Run,
+    last: str,
+    config: "PreTrainedConfig",
+    context: int,
+    dtype: str,
+    certificate: dict[str, Any],
+) -> str:
     names = part_names(recipe)
     parts = [{"part": name, **(part_of(run.root / name) or {})} for name in names[: names.index(last) + 1]]
     ledger = read_json(run.data / "receipts" / "ledger.json")["measured"]
@@ -222,6 +267,7 @@ def _run_card(recipe: Recipe, run: Run, last: str, context: int, dtype: str, cer
         {
             "name": recipe.name,
             "licence": recipe.export.licence,
+            "data_licences": recipe.export.data_licences,
             "base": Path(base).name if base and Path(base).is_dir() else base,
             "base_on_hub": bool(base) and not Path(str(base)).is_dir(),
             "context": context,
@@ -233,6 +279,10 @@ def _run_card(recipe: Recipe, run: Run, last: str, context: int, dtype: str, cer
             },
             "tokens": ledger["tokens"],
             "certificate": certificate,
+            "serve": serve_commands(
+                config, dtype, context, [f"{recipe.name}-{kind}.gguf" for kind in recipe.export.gguf_kinds]
+            ),
+            "ollama": recipe.export.ollama,
             "receipts": {path: receipt["ok"] for path, receipt in read_receipts(run.root).items()}
             | {"export/certificate.json": certificate["ok"]},
             "version": environment()["packages"].get("shridhar_ft", "?"),
@@ -240,7 +290,7 @@ def _run_card(recipe: Recipe, run: Run, last: str, context: int, dtype: str, cer
     )
 
 
-def _export_adapter(folder: Path, target: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _export_adapter(folder: Path, wanted: Export, target: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Merge an adapter that lies outside any run onto the base that its own config names."""
     from transformers import AutoTokenizer
 
@@ -260,15 +310,25 @@ def _export_adapter(folder: Path, target: Path, say: Callable[[str], None]) -> d
         raise UserError(
             f"{source}: no tokenizer there; copy the one that the adapter was trained with beside it"
         ) from error
-    length = min(int(config.max_position_embeddings), 4096)  # nobody says how long this adapter's texts were
+    own = AdapterBase.read(folder)
+    if own is not None:
+        own.check_rope(folder, config)
+    check_wanted(wanted, config, tokenizer)
+    # Nobody says how long the texts of another program's adapter were.
+    length = own.context if own is not None else min(int(config.max_position_embeddings), 4096)
     merge = Merge(
         weights=Weights(base, model.revision, (str(folder),)),
         config=config,
         tokenizer=tokenizer,
         text=random_text(len(tokenizer), length),
         original_context=original_context(config),
-        dtype=_stored_dtype(config),
+        dtype=wanted.dtype if wanted.dtype != "auto" else _stored_dtype(config),
+        name=folder.name,
+        gguf=wanted.gguf_kinds,
+        shard_bytes=int(wanted.shard_gb * 1e9),
     )
-    certificate = _publish(merge, target, say, lambda found: f"# {folder.name}\n\nMerged onto {base}.\n", "", started)
-    say(f"export: {target}/model ({merge.dtype})")
-    return certificate
+    serve = serve_commands(config, merge.dtype, length, [f"{merge.name}-{kind}.gguf" for kind in merge.gguf])
+    return _publish(
+        *(merge, wanted, target, say),
+        *(lambda found: adapter_card(folder.name, base, wanted.licence, serve, found), "", started),
+    )

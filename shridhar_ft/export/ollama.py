@@ -1,0 +1,120 @@
+"""Ollama's Modelfile: the chat template in Go's text/template, stops, window, sampling, system text.
+
+A model whose TEMPLATE is missing or another one babbles. Jinja cannot be translated into Go's templates in general, so
+the known ones are written here by hand, and one is taken only if it renders probe conversations as the tokenizer does.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shridhar_ft.errors import UserError
+from shridhar_ft.tokenizer import DIALOGUE, END
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Messages = Sequence[dict[str, str]]
+
+
+def _ours(messages: Messages) -> str:
+    return DIALOGUE + "".join(f"{m['role']}\n{m['content']}{END}" for m in messages) + "assistant\n"
+
+
+def _chatml(messages: Messages) -> str:
+    return "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages) + "<|im_start|>assistant\n"
+
+
+# What each renders, beside the same in Go. Ollama gives .Messages with .Role and .Content; it puts the token that
+# begins texts in front by itself, where the file says so.
+TEMPLATES: dict[str, tuple[Callable[[Messages], str], str, list[str]]] = {
+    "shridhar_ft": (
+        _ours,
+        f"{DIALOGUE}{{{{ range .Messages }}}}{{{{ .Role }}}}\n{{{{ .Content }}}}{END}{{{{ end }}}}assistant\n",
+        [END],
+    ),
+    "chatml": (
+        _chatml,
+        "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n",
+        ["<|im_end|>"],
+    ),
+}
+CONVERSATIONS: tuple[list[dict[str, str]], ...] = (
+    [{"role": "user", "content": "Что такое терпение?"}],
+    [
+        {"role": "system", "content": "Отвечай кратко.\nПо-русски."},
+        {"role": "user", "content": "Кто ты?"},
+        {"role": "assistant", "content": "Собеседник."},
+        {"role": "user", "content": "«Ёж» — кр̣ш̣н̣а, {{ .Role }} 12"},
+    ],
+)
+"""What templates are compared on."""
+
+
+def ollama_template(tokenizer: "PreTrainedTokenizerBase", where: str = "export.ollama") -> tuple[str, list[str]]:
+    """The Go template of a tokenizer's chat template, and the texts that end an answer.
+
+    Raises:
+        UserError: No template here renders what the tokenizer's does.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{where}: the tokenizer has no chat template, so nobody could talk to the model; leave {where} out"
+        )
+    rendered = [
+        str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        for messages in CONVERSATIONS
+    ]
+    first = tokenizer.bos_token or ""
+    for render, template, stops in TEMPLATES.values():
+        if all(
+            text.removeprefix(first) == render(messages) for text, messages in zip(rendered, CONVERSATIONS, strict=True)
+        ):
+            return template, stops
+    raise UserError(
+        f"{where}: the tokenizer's chat template is none that is known in Ollama's language ({', '.join(TEMPLATES)}); "
+        f"leave {where} out"
+    )
+
+
+def modelfile(
+    gguf: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    context: int,
+    sampling: dict[str, Any],
+    system: str | None,
+    licence: str,
+) -> str:
+    """The Modelfile beside a GGUF.
+
+    Args:
+        gguf: Name of the file.
+        tokenizer: For its chat template.
+        context: Tokens of the window; Ollama's own default is a few thousand, and it cuts what is longer in silence.
+        sampling: temperature, top_p, repetition_penalty.
+        system: System text, or None.
+        licence: The model's.
+    """
+    template, stops = ollama_template(tokenizer)
+    lines = [
+        f"FROM ./{gguf}",
+        f'TEMPLATE """{template}"""',
+        f"PARAMETER num_ctx {context}",
+        *(f'PARAMETER stop "{stop}"' for stop in stops),
+        f"PARAMETER temperature {sampling['temperature']}",
+        f"PARAMETER top_p {sampling['top_p']}",
+        f"PARAMETER repeat_penalty {sampling['repetition_penalty']}",
+    ]
+    if system:
+        if '"""' in system:
+            raise UserError(
+                'export.system: a Modelfile cannot hold three quotation marks (""") in a row; take them out'
+            )
+        lines.append(f'SYSTEM """{system}"""')
+    lines.append(f'LICENSE """{licence}"""')
+    return "\n".join(lines) + "\n"
+
+
+def template_of(file: Path) -> str:
+    """The template that a Modelfile holds."""
+    return file.read_text(encoding="utf-8").split('TEMPLATE """', 1)[1].split('"""', 1)[0]
