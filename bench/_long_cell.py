@@ -129,6 +129,7 @@ def ours(cell: dict[str, Any], work: Work, folder: Path) -> tuple[Trainer, dict[
     from shridhar_ft.data.windows import IGNORED
     from shridhar_ft.model.attention import choose_attention
     from shridhar_ft.model.memory import apply_levers, choose_levers
+    from shridhar_ft.resume import Facts
     from shridhar_ft.starting import precision
     from shridhar_ft.trainer import WindowCollator, WindowTrainer
 
@@ -168,7 +169,7 @@ def ours(cell: dict[str, Any], work: Work, folder: Path) -> tuple[Trainer, dict[
         train_dataset=Dataset.from_dict({key: [value] for key, value in row.items()}),
         data_collator=WindowCollator(PAD),
         processing_class=tokenizer(),
-        manifest_facts={},
+        facts=Facts.now({}, {}, 1),
         keep_checkpoints=1,
     )
     facts = {"levers": list(levers.names), "estimate": levers.after, "did": [attention.why, why]}

@@ -8,17 +8,28 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from shridhar_ft.config_training import Plateau
+from shridhar_ft.durations import seconds
 from shridhar_ft.progress import TrainingProgress
+from shridhar_ft.signals import since_start
+from shridhar_ft.votes import any_rank
 
 
 class StopVote(TrainerCallback):
-    """On SIGTERM or SIGINT all ranks save at the next step boundary and stop; a second signal stops at once."""
+    """On SIGTERM, SIGINT or after a limit of time all ranks save at the next step boundary and stop.
 
-    def __init__(self) -> None:
+    A second signal stops at once, in the middle of a save too: without its manifest that one does not count, and the
+    checkpoint before it does.
+    """
+
+    def __init__(self, stop_after: str | None = None) -> None:
+        """
+        Args:
+            stop_after: Time after the start of the command, e.g. `11h30m`.
+        """
+        self.stop_after = stop_after
         self.asked: str | None = None
         self.stopped = False
         self.previous: dict[int, Any] = {}
@@ -33,21 +44,27 @@ class StopVote(TrainerCallback):
             signal.signal(asked, handler)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
-        if self._any_rank_asked(args):
+        self._vote(args, state, control)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
+        self._vote(args, state, control)  # the save of this step comes after its evaluation; no further step is needed
+
+    def _vote(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+        if self.asked is None and self.stop_after and since_start() > seconds(self.stop_after):
+            self.asked = f"train.stop_after ({self.stop_after})"
+        if any_rank(self.asked is not None, args):
+            self.asked = self.asked or "another process"
             self.stopped = state.global_step < state.max_steps
             control.should_save = control.should_training_stop = True
 
-    def _any_rank_asked(self, args: TrainingArguments) -> bool:
-        if args.world_size == 1:
-            return self.asked is not None
-        # A rank that stopped alone would leave the others waiting in the next all-reduce for ever.
-        vote = torch.tensor(float(self.asked is not None), device=args.device)
-        torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX)
-        return bool(vote.item())
-
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
+        self.release()
+
+    def release(self) -> None:
+        """Give the signals back; after an error nothing else does."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+        self.previous.clear()
 
 
 class StopAtPlateau(TrainerCallback):

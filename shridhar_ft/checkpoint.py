@@ -1,52 +1,79 @@
-"""Checkpoints: the manifest that makes one whole, its verification, rotation, and which one to resume from.
+"""Checkpoints: the manifest that makes one whole, its verification, and rotation (resume.py says which one is taken).
 
 transformers' Trainer writes a checkpoint file by file and takes the newest folder on resume, whole or not. Here a
-checkpoint counts only when its MANIFEST.json stands, written last, and every file still has the size and hash that
-it names. A damaged one is set aside by name and the one before it is taken.
+checkpoint counts only when its MANIFEST.json stands, written last, every file still has the size and hash that it
+names, and no file has joined them since: what is opened later, some of it by loaders that run what they read, is what
+was written here.
 """
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from shridhar_ft.errors import UserError
-from shridhar_ft.runfolder import file_hash, read_json, write_json
+from shridhar_ft.runfolder import file_hash, read_json, sync, write_json
 
 MANIFEST = "MANIFEST.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")
+# What a training can go on without, at the price of exactness. DeepSpeed's shards are not among them: its loader asks
+# for all of them.
+_STATE = re.compile(r"(optimizer[^/]*|scheduler|rng_state[^/]*)\.(pt|pth|bin)$")
 
 
 def write_manifest(checkpoint: Path, facts: dict[str, Any]) -> None:
-    """Make a checkpoint whole: size and hash of each of its files, written after all of them.
+    """Make a checkpoint whole: size and hash of each of its files, written after all of them, synced.
 
     Args:
-        checkpoint: Folder `checkpoint-N`, all of whose files are written.
-        facts: What a resume compares, e.g. the fingerprint of the part and the world size.
+        checkpoint: Folder `checkpoint-N`, all of whose files are written and on the disk.
+        facts: What a resume compares, see resume.Facts.
     """
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
-    entries = {str(p.relative_to(checkpoint)): {"bytes": p.stat().st_size, "xxh3": file_hash(p)} for p in files}
+    entries = {name: {"bytes": p.stat().st_size, "xxh3": file_hash(p)} for name, p in _files(checkpoint).items()}
     write_json(checkpoint / MANIFEST, {**facts, "files": entries})
+    for folder in (checkpoint, checkpoint.parent):  # the names too
+        sync(folder)
 
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; None when it is whole."""
+    return next((sentence for _, sentence in _problems(checkpoint)), None)
+
+
+def lacking(checkpoint: Path) -> tuple[str, ...]:
+    """Names of the optimizer, scheduler and RNG files that are missing where nothing else is wrong; () otherwise."""
+    problems = list(_problems(checkpoint))
+    missing = [name for name, sentence in problems if sentence.endswith(" is missing") and _STATE.search(name)]
+    return tuple(missing) if len(missing) == len(problems) else ()
+
+
+def _files(checkpoint: Path) -> dict[str, Path]:
+    """Every file of a checkpoint but its manifest, by its path inside it."""
+    found = {path.relative_to(checkpoint).as_posix(): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
+    return {name: path for name, path in found.items() if name != MANIFEST}
+
+
+def _problems(checkpoint: Path) -> Iterator[tuple[str, str]]:
+    """File and sentence for each thing that is wrong, the cheap ones to find first."""
     if not (checkpoint / MANIFEST).is_file():
-        return "it was never finished (no MANIFEST.json)"
+        yield MANIFEST, f"it was never finished (no {MANIFEST})"
+        return
     try:
-        files = read_json(checkpoint / MANIFEST)["files"]
-    except (ValueError, KeyError, TypeError):
-        return f"its {MANIFEST} cannot be read"
-    for name, entry in files.items():
-        file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
-        if file_hash(file) != entry["xxh3"]:
-            return f"{name} is not what was written (another hash)"
-    return None
+        manifest = read_json(checkpoint / MANIFEST)
+        wanted = {name: (int(entry["bytes"]), str(entry["xxh3"])) for name, entry in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        yield MANIFEST, f"its {MANIFEST} cannot be read"
+        return
+    found = _files(checkpoint)
+    for name in found.keys() - wanted.keys():
+        yield name, f"{name} is not one of the files that were written"
+    for name, (size, digest) in wanted.items():
+        if name not in found:
+            yield name, f"{name} is missing"
+        elif (held := found[name].stat().st_size) != size:
+            yield name, f"{name} has {held} bytes instead of {size}"
+        elif file_hash(found[name]) != digest:
+            yield name, f"{name} is not what was written (another hash)"
 
 
 def whole(checkpoint: Path, wanted_by: str) -> Path:
@@ -76,43 +103,21 @@ def step_of(checkpoint: Path) -> int:
     return int(match.group(1))
 
 
-def newest_whole(folder: Path, made_from: str, world_size: int, say: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint of this part; damaged ones are set aside, unfinished and foreign ones removed.
+def rotate(folder: Path, keep: int, best: str | None, verified: set[str]) -> None:
+    """Remove what is older than the newest `keep` whole checkpoints, the best one left out.
 
     Args:
         folder: The part's `checkpoints/`.
-        made_from: Fingerprint of the part; a checkpoint of other settings or data is of no use to it.
-        world_size: Processes that train now.
-        say: Told about everything that is set aside or removed.
-
-    Raises:
-        UserError: The checkpoint was left by another number of processes: steps and windows would not fit.
+        keep: Whole ones that stay.
+        best: Path or name of the checkpoint of the lowest validation loss.
+        verified: Names of those whose files this process has hashed; more are added. Each is read once a process, so
+            that a rotation costs nothing beside the save.
     """
+    counted = 0
     for checkpoint in checkpoints(folder):
-        if not (checkpoint / MANIFEST).is_file():
-            shutil.rmtree(checkpoint)  # kept, it would only fill the disk that may have stopped it
-            say(f"{checkpoint.name} was never finished (no MANIFEST.json); it is removed")
-        elif problem := damage(checkpoint):
-            aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            checkpoint.rename(aside)
-            say(f"{checkpoint.name} is set aside as {aside.name}: {problem}")
-        elif read_json(checkpoint / MANIFEST).get("fingerprint") != made_from:
-            shutil.rmtree(checkpoint)
-            say(f"{checkpoint.name} was made from other settings or data; it is removed and this part begins anew")
-        elif (before := read_json(checkpoint / MANIFEST).get("world_size")) != world_size:
-            raise UserError(
-                f"{checkpoint} was left by {before} processes and {world_size} go on; use a launch.config with "
-                f"{before}, or remove the checkpoints to begin this part anew"
-            )
-        else:
-            return checkpoint
-    return None
-
-
-def rotate(folder: Path, keep: int, best: str | None) -> None:
-    """Remove all but the newest `keep` whole checkpoints and the best one."""
-    whole = [path for path in checkpoints(folder) if (path / MANIFEST).is_file()]
-    for checkpoint in whole[keep:]:
-        if best is None or checkpoint.name != Path(best).name:
-            shutil.rmtree(checkpoint)
+        if counted >= keep:
+            if best is None or checkpoint.name != Path(best).name:
+                shutil.rmtree(checkpoint)
+        elif (checkpoint.name in verified and (checkpoint / MANIFEST).is_file()) or damage(checkpoint) is None:
+            verified.add(checkpoint.name)
+            counted += 1

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from shridhar_ft import __version__
+from shridhar_ft.allowed import ALLOW, parse_allowed
 from shridhar_ft.errors import Resumable, Stop
 from shridhar_ft.progress import print_error, quiet, say
 from shridhar_ft.signals import stoppable
@@ -97,14 +98,20 @@ def root(
 
 
 @app.command(epilog="Example: shridhar-ft run recipes/demo train.learning_rate=3e-4")
-def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    allow: Annotated[list[str] | None, typer.Option(metavar="NAME,…", help=ALLOW.capitalize() + ".")] = None,
+    as_json: Json = False,
+) -> None:
     """Do everything in order: data, tokenizer, stages, SFT, export. Stops and resumes anywhere."""
     from shridhar_ft.config import load_recipe
     from shridhar_ft.pipeline import run_recipe
     from shridhar_ft.runfolder import run_folder
 
+    allowed = parse_allowed(allow or [])
     loaded = load_recipe(recipe, overrides or [])
-    made = run_recipe(loaded, run_folder(loaded.name), say)
+    made = run_recipe(loaded, run_folder(loaded.name), say, allowed)
     folder = made["run"]
     answer(
         as_json,

@@ -8,14 +8,16 @@ import argparse
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from shridhar_ft.allowed import ALLOW, RESTART, allow_option, parse_allowed
 from shridhar_ft.config import Recipe, load_recipe
 from shridhar_ft.errors import DiskFailed, Resumable, Stop, UserError
 from shridhar_ft.progress import print_error, quiet, say
-from shridhar_ft.runfolder import Run, only_one, run_folder
+from shridhar_ft.runfolder import Run, only_one, read_json, run_folder
 from shridhar_ft.signals import stoppable
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 PROCESSES = "SHRIDHAR_FT_PROCESSES"  # how many processes `shridhar-ft run` asked accelerate for
 UNDER_RUN = "SHRIDHAR_FT_UNDER_RUN"  # set by `shridhar-ft run`, which holds the lock itself
 
-Work = Callable[[Recipe, Run, "PreTrainedTokenizerBase"], None]
+Work = Callable[[Recipe, Run, "PreTrainedTokenizerBase", frozenset[str]], None]
 
 
 def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = None) -> int:
@@ -46,11 +48,14 @@ def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = N
     )
     ask.add_argument("recipe", metavar="RECIPE", help="a YAML file, a folder with recipe.yaml, or a shipped name")
     ask.add_argument("overrides", metavar="key.sub=value", nargs="*", help="settings that replace the recipe's")
-    given = ask.parse_args(arguments)
+    ask.add_argument("--allow", metavar="NAME,…", action="append", default=[], help=ALLOW)
+    given = ask.parse_intermixed_args(arguments)
     first = os.environ.get("RANK", "0") == "0"
     under_run = UNDER_RUN in os.environ
     run: Run | None = None
+    allowed: frozenset[str] = frozenset()
     try:
+        allowed = parse_allowed(given.allow)
         recipe = load_recipe(given.recipe, given.overrides)
         run = run_folder(recipe.name)
         with ExitStack() as held:
@@ -59,23 +64,48 @@ def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = N
                 held.enter_context(only_one(run, "training"))
             if first and not under_run:
                 held.enter_context(only_one(run))
-            _work(recipe, run, work)
+            if first and not under_run and run.root.is_dir():
+                run.status(None, module, "training")
+            _work(recipe, run, work, allowed)
         if first:
             run.status(0, module, "done")
         return 0
     except Stop as stop:
-        again = shlex.join(["accelerate", "launch", "-m", f"shridhar_ft.{module}", given.recipe, *given.overrides])
-        if first and not under_run:  # `run` says it itself
+        command = ["accelerate", "launch", "-m", f"shridhar_ft.{module}", given.recipe, *given.overrides]
+        command += allow_option(allowed - {RESTART})  # done already, and not to be done twice
+        again = shlex.join(command)
+        if not (first or _speaks_for_all(run)):
+            return stop.status
+        if not under_run:  # `run` says it itself
             print_error(str(stop))
             if isinstance(stop, Resumable):
                 print_error(f"to go on: {again}")
-        if first and run is not None:
+        if run is not None and not (isinstance(stop, Resumable) and _has_failed(run)):
             with suppress(DiskFailed):  # the disk that stopped it may be full
                 run.status(stop.status, module, str(stop), resume=again)
         return stop.status
 
 
-def _work(recipe: Recipe, run: Run, work: Work) -> None:
+def _speaks_for_all(run: Run | None) -> bool:
+    """Whether a rank beside the first has to leave the status: the first waits for it in an exchange, and cannot."""
+    for _ in range(20):
+        if run is None or _status(run) is not None:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _has_failed(run: Run) -> bool:
+    """Whether another rank left a failure, after which the launcher ended this one by a signal."""
+    return _status(run) not in (None, 0, Resumable.status)
+
+
+def _status(run: Run) -> int | None:
+    file = run.root / "status.json"
+    return read_json(file)["status"] if file.is_file() else None
+
+
+def _work(recipe: Recipe, run: Run, work: Work, allowed: frozenset[str]) -> None:
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
@@ -95,7 +125,7 @@ def _work(recipe: Recipe, run: Run, work: Work) -> None:
             tell(f"note: {sentence}")
     with state.main_process_first():
         tokenizer = prepare(recipe, run, tell)
-    work(recipe, run, tokenizer)
+    work(recipe, run, tokenizer, allowed)
 
 
 def _check_processes(found: int) -> None:

@@ -25,6 +25,10 @@ class UserError(Stop, ValueError):
     status = 2
 
 
+class OutOfMemory(UserError):
+    """An allocation failed: the settings do not fit this machine. Status 2, since only a setting mends it."""
+
+
 class CheckFailed(Stop):
     """A receipt did not hold: what was measured is not what was claimed. Status 1."""
 

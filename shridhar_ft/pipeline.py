@@ -6,6 +6,7 @@ true status, which accelerate itself would turn into 1.
 """
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,13 +20,14 @@ from typing import Any
 import psutil
 import yaml
 
+from shridhar_ft.allowed import RESTART, allow_option
 from shridhar_ft.config import Recipe
 from shridhar_ft.entry import PROCESSES, UNDER_RUN
 from shridhar_ft.errors import CheckFailed, DiskFailed, Resumable, Stop, UserError
 from shridhar_ft.progress import say
 from shridhar_ft.runfolder import Run, is_current, only_one, part_of, read_json
 from shridhar_ft.shipped import shipped
-from shridhar_ft.signals import stoppable
+from shridhar_ft.signals import pass_start_on, stoppable
 
 # glibc hands each large tensor back to the kernel and faults it in again page by page: on two CPU cores that is
 # almost half of a training step. With huge pages a step of the shelf-cpu recipe takes 2.0 s instead of 3.6 s. Other
@@ -33,13 +35,16 @@ from shridhar_ft.signals import stoppable
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
-def run_recipe(recipe: Recipe, run: Run, say: Callable[[str], None] = say) -> dict[str, Any]:
+def run_recipe(
+    recipe: Recipe, run: Run, say: Callable[[str], None] = say, allowed: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """Do everything that the recipe asks for and that is not done yet.
 
     Args:
         recipe: The loaded recipe.
         run: Its run folder.
         say: Told each line.
+        allowed: What a resume may go on with changed, or without (allowed.py).
 
     Returns:
         What was made: run folder, parts with their seconds and losses, the certificate's verdict.
@@ -63,7 +68,7 @@ def run_recipe(recipe: Recipe, run: Run, say: Callable[[str], None] = say) -> di
                 part = module
                 if wanted and not _trained(recipe, run, module, tokenizer, say):
                     run.status(None, module, "training")
-                    _launch(module, run, config, recipe.launch.config == "auto", say)
+                    _launch(module, run, config, recipe.launch.config == "auto", say, allowed)
             part = "export"
             run.status(None, part, "exporting")
             from shridhar_ft.export.run import ensure_export
@@ -73,7 +78,14 @@ def run_recipe(recipe: Recipe, run: Run, say: Callable[[str], None] = say) -> di
         except Stop as stop:
             if (run.root / "recipe.yaml").is_file():
                 with suppress(DiskFailed):  # the disk that stopped it may be full
-                    run.status(stop.status, part, str(stop), resume=f"shridhar-ft run {run.root / 'recipe.yaml'}")
+                    run.status(
+                        stop.status,
+                        part,
+                        str(stop),
+                        resume=shlex.join(
+                            ["shridhar-ft", "run", str(run.root / "recipe.yaml"), *allow_option(allowed - {RESTART})]
+                        ),
+                    )
             raise
         run.status(0, "run", "done")
     return {"run": str(run.root), "parts": summary(recipe, run), "certificate": certificate}
@@ -133,17 +145,19 @@ def _trained(recipe: Recipe, run: Run, module: str, tokenizer: Any, say: Callabl
     return current
 
 
-def _launch(module: str, run: Run, config: Path, automatic: bool, say: Callable[[str], None]) -> None:
+def _launch(
+    module: str, run: Run, config: Path, automatic: bool, say: Callable[[str], None], allowed: frozenset[str]
+) -> None:
     """Start an entry under accelerate and wait for its end."""
     processes = _processes(config, automatic)
     threads = max(1, (psutil.cpu_count(logical=False) or 1) // processes)
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--quiet"),
         *("--num_cpu_threads_per_process", str(threads), "--num_processes", str(processes)),
-        *("-m", f"shridhar_ft.{module}", str(run.root / "recipe.yaml")),
+        *("-m", f"shridhar_ft.{module}", str(run.root / "recipe.yaml"), *allow_option(allowed)),
     ]
     say(f"{module}: accelerate launch --config_file {config.name} ({processes} process{'es' if processes > 1 else ''})")
-    environment = HUGE_PAGES | os.environ | {UNDER_RUN: "1", PROCESSES: str(processes)}
+    environment = HUGE_PAGES | os.environ | {UNDER_RUN: "1", PROCESSES: str(processes)} | pass_start_on()
     # A session of its own: Ctrl-C then reaches the training through us, once, and not accelerate, which would die.
     child = subprocess.Popen(command, env=environment, start_new_session=True)
 

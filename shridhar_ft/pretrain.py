@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def pretrain(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> None:
+def pretrain(
+    recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase", allowed: frozenset[str] = frozenset()
+) -> None:
     """Train the stages in order, each from the very weights that the one before ended with."""
     from shridhar_ft.stages import stage_part
     from shridhar_ft.training import train_part
 
     for index in range(len(recipe.stages)):
-        train_part(recipe, run, stage_part(recipe, run, index, tokenizer), tokenizer)
+        train_part(recipe, run, stage_part(recipe, run, index, tokenizer), tokenizer, allowed)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,11 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON 
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
+def as_json(value: Any) -> Any:  # noqa: ANN401
+    """A value as it comes back from a JSON file, so that the two compare."""
+    return json.loads(json.dumps(value, default=str))
+
+
 def fingerprint(*parts: Any) -> str:  # noqa: ANN401 - whatever JSON holds
     """Stable hash (xxh3, 128 bits, hex) of values that JSON can hold."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
@@ -111,7 +116,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def sync_tree(folder: Path) -> None:
     """Push a folder and everything in it to the disk."""
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
+        sync(path)
 
 
 @contextmanager
@@ -147,12 +152,13 @@ def replace_folder(temporary: Path, final: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)  # in a container, a killed run had the same process id
         final.rename(old)
     temporary.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     for old in final.parent.glob(f".{final.name}.*.old"):  # a killed run's too
         shutil.rmtree(old)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Push one file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -309,9 +315,14 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),
-        "packages": {name: found for name in REPORTED_PACKAGES if (found := _version(name))},
+        "packages": packages(),
         "commit": commit.stdout.strip() or None,
     }
+
+
+def packages() -> dict[str, str]:
+    """Versions of the libraries that numbers hang on, those that are installed."""
+    return {name: found for name in REPORTED_PACKAGES if (found := _version(name))}
 
 
 def _version(package: str) -> str | None:

@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def sft(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> None:
+def sft(
+    recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase", allowed: frozenset[str] = frozenset()
+) -> None:
     """Train on the dialogues."""
     from shridhar_ft.stages import sft_part
     from shridhar_ft.training import train_part
 
     if recipe.sft is None:
         raise UserError("sft: the recipe has no such section; add `sft: {method: lora}`")
-    train_part(recipe, run, sft_part(recipe, run, tokenizer), tokenizer)
+    train_part(recipe, run, sft_part(recipe, run, tokenizer), tokenizer, allowed)
 
 
 if __name__ == "__main__":

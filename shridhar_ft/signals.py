@@ -1,11 +1,29 @@
-"""SIGTERM and Ctrl-C are the same wish: stop cleanly, so that the same command can go on."""
+"""SIGTERM, Ctrl-C and a limit of time are the same wish: stop cleanly, so that the same command can go on."""
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from shridhar_ft.errors import Resumable
+
+STARTED = "SHRIDHAR_FT_STARTED"  # when `shridhar-ft run` began, for the processes that it starts
+_STARTED_HERE = time.monotonic()
+
+
+def since_start() -> float:
+    """Seconds since the command began: this process, or the `run` that started it on this machine.
+
+    The clock is the system's monotonic one, which processes share and nobody sets.
+    """
+    return time.monotonic() - float(os.environ.get(STARTED, _STARTED_HERE))
+
+
+def pass_start_on() -> dict[str, str]:
+    """What tells the processes that this one starts when it began itself."""
+    return {STARTED: str(time.monotonic() - since_start())}
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

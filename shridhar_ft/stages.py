@@ -11,23 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shridhar_ft.adapters import Weights
 from shridhar_ft.checkpoint import whole
 from shridhar_ft.config import Recipe
-from shridhar_ft.config_training import Tuning
+from shridhar_ft.config_training import OF_ADAPTERS, OF_QLORA, Tuning
 from shridhar_ft.data.split import SplitName
 from shridhar_ft.data.unread import unread
 from shridhar_ft.data.windows import Encoded, Layout, load_windows
 from shridhar_ft.documents import book_documents, dialogue_documents
 from shridhar_ft.errors import UserError
+from shridhar_ft.guarded import ROWS_READ
 from shridhar_ft.model.build import base_config, base_contents, build_model, stage_config
-from shridhar_ft.model.levers import INEXACT
+from shridhar_ft.plan.levers import INEXACT
 from shridhar_ft.model.rope import original_context, stage_rope
 from shridhar_ft.preparation import window_of_sft
 from shridhar_ft.receipts import write_receipt
+from shridhar_ft.resume import BEFORE
 from shridhar_ft.runfolder import (
     PART,
     Run,
+    as_json,
     file_hash,
     fingerprint,
     finish_part,
@@ -38,8 +40,8 @@ from shridhar_ft.runfolder import (
 )
 from shridhar_ft.starting import Origin
 from shridhar_ft.tokenizer import END
-from shridhar_ft.trainer import ROWS_READ
 from shridhar_ft.training import NOT_IN_THE_WEIGHTS, TrainingPart
+from shridhar_ft.weights import Weights
 
 KERNELS = {"attention", "sparse"}  # which kernel attends changes no weight; which tokens see one another does
 
@@ -68,11 +70,17 @@ def stage_part(recipe: Recipe, run: Run, index: int, tokenizer: "PreTrainedToken
     rope = stage_rope(recipe, index, original_context(base_config(recipe.model)))
     spanned, place = _schedule_of(recipe, index)
     overlong = stage.overlong if stage.packing == "documents" else "split"
-    own = [
-        *(stage.context, stage.window, stage.packing, overlong, stage.carry.model_dump()),
-        *(stage.replay and stage.replay.model_dump(), rope.rope.model_dump(), rope.context),
-        [[fixed.max_steps, fixed.max_tokens] for fixed, _ in spanned],
-    ]
+    own = {
+        "context": stage.context,
+        "window": stage.window,
+        "packing": stage.packing,
+        "overlong": overlong,
+        "carry": stage.carry.model_dump(),
+        "replay": stage.replay and stage.replay.model_dump(),
+        "rope": rope.rope.model_dump(),
+        "rope_context": rope.context,
+        "limits_of_the_schedule": [[fixed.max_steps, fixed.max_tokens] for fixed, _ in spanned],
+    }
     return TrainingPart(
         name=f"stages/{stage.name}",
         folder=run.stage(stage.name),
@@ -82,8 +90,8 @@ def stage_part(recipe: Recipe, run: Run, index: int, tokenizer: "PreTrainedToken
         stage_index=index,
         documents=partial(_documents_of, recipe, run, index, tokenizer),
         why_masked="not learned",
-        origin=Origin(start, continues_adapter=bool(before) and tuning.method == "lora", came_from=before),
-        made_from=_made_from(recipe, run, tuning, before, own),
+        origin=Origin(start, continues_adapter=bool(before) and tuning.method != "full", came_from=before),
+        settings=_made_of(recipe, run, tuning, before, own),
         gate=stage.gate,
         skips=stage.pose is not None,
         schedule_of=spanned,
@@ -140,10 +148,32 @@ def sft_part(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> 
         stage_index=-1,
         documents=lambda split: dialogue_documents(run, tokenizer, split, context, assistant_only),
         why_masked="not the assistant's",
-        origin=Origin(start, continues_adapter=False, came_from=before),
-        made_from=_made_from(recipe, run, recipe.sft, before, [context, assistant_only]),
+        origin=Origin(start, continues_adapter=_goes_on_with_adapter(recipe), came_from=before),
+        settings=_made_of(recipe, run, recipe.sft, before, {"context": context, "assistant_only_loss": assistant_only}),
         handed_over=partial(_mask_receipt, run, context, assistant_only),
     )
+
+
+def _goes_on_with_adapter(recipe: Recipe) -> bool:
+    """Whether SFT trains the stages' adapter on, instead of one of its own on the merged weights.
+
+    A base in four bits cannot take an adapter in: rounding the sum again would undo part of what the stages learned.
+
+    Raises:
+        UserError: SFT asks for another adapter than the stages'.
+    """
+    sft, train = recipe.sft, recipe.train
+    if sft is None or not recipe.stages or (sft.method, train.method) != ("qlora", "qlora"):
+        return False
+    shape = [key for key in (*OF_ADAPTERS, *OF_QLORA) if key != "dropout"]
+    for key in shape:
+        if getattr(sft, key) != getattr(train, key):
+            raise UserError(
+                f"sft.{key}: {getattr(sft, key)}, and the stages' is {getattr(train, key)}; after qlora stages, qlora "
+                "SFT goes on with their adapter (merged into a quantised base it would be rounded): give both the same "
+                "value, or set sft.method to lora"
+            )
+    return True
 
 
 def last_part(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
@@ -197,22 +227,29 @@ def _first_weights(recipe: Recipe, run: Run, tuning: Tuning, tokenizer: "PreTrai
     return Weights(str(folder))
 
 
-def _made_from(recipe: Recipe, run: Run, tuning: Tuning, before: dict[str, Any], own: list[Any]) -> str:
-    """Fingerprint of all that a part's weights hang on."""
+def _made_of(recipe: Recipe, run: Run, tuning: Tuning, before: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """All that a part's weights hang on, by name, as JSON holds it."""
     settings = {k: v for k, v in _tuning_alone(tuning).items() if k not in NOT_IN_THE_WEIGHTS}
     settings["levers"] = sorted(set(tuning.memory) & set(INEXACT))
     sparse = recipe.model.attention == "sparse"
     of_model = recipe.model.model_dump(exclude=None if sparse else KERNELS)
-    return fingerprint(
-        settings,
-        own,
-        recipe.seed,
-        of_model,
-        base_contents(recipe.model.base),
-        read_json(run.data / PART)["fingerprint"],
-        file_hash(run.tokenizer / "tokenizer.json"),  # a longer last window changes its settings, and no token
-        before.get("fingerprint"),
+    return as_json(
+        {
+            **settings,
+            **own,
+            "seed": recipe.seed,
+            **{f"model.{key}": value for key, value in of_model.items()},
+            "base": base_contents(recipe.model.base) if recipe.model.base or before else _random_base(run, tuning),
+            "data": read_json(run.data / PART)["fingerprint"],
+            "tokenizer": file_hash(run.tokenizer / "tokenizer.json"),  # a longer last window changes no token of it
+            BEFORE: before.get("fingerprint"),
+        }
     )
+
+
+def _random_base(run: Run, tuning: Tuning) -> str | None:
+    """What the random weights under the first adapter were made from."""
+    return None if tuning.method == "full" else read_json(run.root / "base" / PART)["fingerprint"]
 
 
 def _tuning_alone(tuning: Tuning) -> dict[str, Any]:

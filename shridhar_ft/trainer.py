@@ -1,8 +1,8 @@
 """TRL's SFTTrainer, fed with packed windows.
 
 Books and dialogues arrive as the same kind of window (data/windows.py), so there is one trainer. Here are the collator
-that says where documents end, positions that skip, the loss without whole logits, the guard against non-finite
-numbers, what a stage carries over, the evaluation by position, and the manifest that is written last.
+that says where documents end, positions that skip, the loss without whole logits, what a stage carries over, and the
+evaluation by position; guards and checkpoints are in guarded.py.
 """
 
 from dataclasses import dataclass
@@ -13,24 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback
 from transformers.trainer_callback import ProgressCallback
-from trl import SFTTrainer
 
-from shridhar_ft.checkpoint import rotate, write_manifest
-from shridhar_ft.config_training import Tuning
 from shridhar_ft.data.pose import skipped_positions
 from shridhar_ft.data.windows import IGNORED
-from shridhar_ft.errors import NonFinite, UserError
+from shridhar_ft.errors import UserError
+from shridhar_ft.guarded import GuardedTrainer
 from shridhar_ft.measuring import shared_loss
 from shridhar_ft.model.boundaries import boundaries
-from shridhar_ft.model.levers import Levers
 from shridhar_ft.model.loss import add_loss_head
+from shridhar_ft.model.quantized import unmarked
 from shridhar_ft.model.optimizers import make_optimizer
-from shridhar_ft.runfolder import write_json
 from shridhar_ft.scoring import Loss, positions
-
-ROWS_READ = "rows_read.npy"  # which train windows were read up to a checkpoint, bool, (windows,)
 
 
 @dataclass(frozen=True)
@@ -72,21 +67,14 @@ class SpannedSchedule:
     """Steps of all of them."""
 
 
-class WindowTrainer(SFTTrainer):
-    """SFTTrainer on windows: refuses to go on from a non-finite number, and leaves whole checkpoints."""
+class WindowTrainer(GuardedTrainer):
+    """SFTTrainer on windows."""
 
-    optimizer: Any  # the Trainer's own, which its annotations leave open
-    lr_scheduler: Any
-    control: Any
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the tokens of the whole step
 
     def __init__(
         self,
         *,
-        manifest_facts: dict[str, Any],
-        keep_checkpoints: int,
-        tuning: Tuning,
-        levers: Levers,
         window: int,
         pose_context: int | None = None,
         spanned: SpannedSchedule | None = None,
@@ -95,24 +83,18 @@ class WindowTrainer(SFTTrainer):
     ) -> None:
         """
         Args:
-            manifest_facts: What a resume compares, put into every manifest.
-            keep_checkpoints: Whole checkpoints that stay beside the best one.
-            tuning: Learning rate, betas and kind of the optimizer.
-            levers: Those that choose an optimizer of their own.
             window: Tokens of a window.
             pose_context: Positions that skip-wise windows lie within; None trains the windows' own positions.
             spanned: The schedule, where it goes over several stages.
             carried_optimizer: optimizer.pt of the checkpoint whose weights this part begins with.
-            **kwargs: SFTTrainer's own.
+            **kwargs: GuardedTrainer's own.
         """
-        super().__init__(**kwargs)
+        with unmarked(kwargs["model"]):
+            super().__init__(**kwargs)
         add_loss_head(self.model)  # after TRL's own, which it goes before on devices where that one is slow
-        self.manifest_facts, self.keep_checkpoints = manifest_facts, keep_checkpoints
-        self.tuning, self.levers, self.window = tuning, levers, window
+        self.window = window
         self.pose_context, self.spanned, self.carried_optimizer = pose_context, spanned, carried_optimizer
         self.tokens_seen = 0  # by this process since it started
-        self.rows_read = np.zeros(len(self.train_dataset), dtype=bool)  # by this process; all ranks' are saved
-        self.last_batch: torch.Tensor | None = None
         self._micro = (-1, 0)  # optimizer step, forward passes made for it
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
@@ -121,14 +103,10 @@ class WindowTrainer(SFTTrainer):
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401
         self.tokens_seen += inputs["input_ids"].numel()
-        self.last_batch = inputs["input_ids"]
-        self.rows_read[inputs["row"].cpu().numpy()] = True
+        self.note_batch(inputs["row"].tolist(), inputs["input_ids"])
         if self.pose_context is not None:
             inputs["position_ids"] = self._skipped(inputs, self.pose_context).to(inputs["position_ids"].device)
-        loss = super().training_step(model, inputs, *args, **kwargs)
-        if not torch.isfinite(loss):
-            raise self._non_finite("loss", float(loss))
-        return loss
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def _skipped(self, inputs: dict[str, Any], context: int) -> torch.Tensor:
         """Positions of this forward pass under PoSE, drawn from step, pass and rank: a resume draws the same."""
@@ -156,29 +134,14 @@ class WindowTrainer(SFTTrainer):
         """Summed nats of the learned tokens divided by their number in the whole step, over micro-batches and ranks."""
         batch = {key: value for key, value in inputs.items() if key not in ABOUT_ROWS}
         if self.aux_loss_enabled:  # a mixture of experts: TRL shares its routers' loss out over micro-batches
-            return super().compute_loss(model, batch, return_outputs, num_items_in_batch)
-        output = model(**batch, use_cache=False, fused_lm_head=True, num_items_in_batch=num_items_in_batch)
-        loss = output.loss
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # DDP averages gradients over the ranks
+            loss, output = super().compute_loss(model, batch, True, num_items_in_batch)
+        else:
+            output = model(**batch, use_cache=False, fused_lm_head=True, num_items_in_batch=num_items_in_batch)
+            loss = output.loss
+            if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+                loss = loss * self.accelerator.num_processes  # DDP averages gradients over the ranks
+        loss = self.checked_loss(loss)
         return (loss, output) if return_outputs else loss
-
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:  # noqa: ANN401
-        # transformers calls this between the backward passes and the update: the last moment to refuse.
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if norm is not None and not np.isfinite(float(norm)):
-            raise self._non_finite("gradient norm", float(norm))
-        return norm
-
-    def _non_finite(self, what: str, value: float) -> NonFinite:
-        step = self.state.global_step + 1
-        kept = Path(self.args.output_dir or ".").parent / f"non_finite_batch_rank{self.args.process_index}.json"
-        assert self.last_batch is not None, "a gradient without a batch"
-        write_json(kept, {"step": step, "what": what, "value": str(value), "input_ids": self.last_batch.tolist()})
-        return NonFinite(
-            f"the {what} became {value} at step {step}, before the update: the weights are as they were. The batch is "
-            f"in {kept}; lower the learning rate, or look at that text, and run the same command again"
-        )
 
     # ------------------------------------------------------------------------------------ optimizer, schedule
 
@@ -219,7 +182,7 @@ class WindowTrainer(SFTTrainer):
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(of_all.optimizer, lambda step: shape(step + before))
         return self.lr_scheduler
 
-    # ----------------------------------------------------------------------------------- evaluation, checkpoints
+    # ----------------------------------------------------------------------------------- evaluation
 
     def evaluate(
         self,
@@ -240,18 +203,3 @@ class WindowTrainer(SFTTrainer):
         model = self.model_wrapped if sharded else self.model
         with self.compute_loss_context_manager():
             return shared_loss(model, windows, self.window, None, PartialState())
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # noqa: ANN401
-        Trainer._save_checkpoint(self, model, trial)  # TRL's own would add a model card of its making
-        read = self.accelerator.reduce(torch.from_numpy(self.rows_read).int().to(self.args.device), reduction="sum")
-        if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            checkpoint = folder / f"checkpoint-{self.state.global_step}"
-            np.save(checkpoint / ROWS_READ, read.cpu().numpy() > 0)
-            write_manifest(checkpoint, self.manifest_facts)
-            rotate(folder, self.keep_checkpoints, self.state.best_model_checkpoint)
-
-    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:  # noqa: ANN401
-        if resume_from_checkpoint and (read := Path(resume_from_checkpoint) / ROWS_READ).is_file():
-            self.rows_read = np.load(read)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)

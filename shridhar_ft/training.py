@@ -20,22 +20,28 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, set_seed
 from transformers import TrainerState
 
-from shridhar_ft.adapters import Weights, adapter_hash
+from shridhar_ft.adapter_base import AdapterBase
+from shridhar_ft.adapters import adapter_hash
 from shridhar_ft.arguments import arguments
 from shridhar_ft.callbacks import Metrics, StopAtPlateau, StopVote, at_plateau
-from shridhar_ft.checkpoint import newest_whole, step_of, whole
+from shridhar_ft.checkpoint import step_of, whole
 from shridhar_ft.config import Recipe
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.data.split import SPLITS, SplitName
 from shridhar_ft.data.windows import Encoded, Layout, load_windows, save_windows
 from shridhar_ft.documents import long_text
 from shridhar_ft.errors import Resumable, UserError
+from shridhar_ft.guarded import ROWS_READ
 from shridhar_ft.measuring import gate, losses, measure
 from shridhar_ft.model.build import weights_hash
 from shridhar_ft.model.isolation import probe_isolation
+from shridhar_ft.model.quantized import Quantization
 from shridhar_ft.model.rope_receipt import check_rope, check_written_rope
+from shridhar_ft.out_of_memory import memory_errors
 from shridhar_ft.preparation import measured_context
 from shridhar_ft.progress import TrainingProgress, quiet, say
+from shridhar_ft.resume import Facts, choose_together
+from shridhar_ft.room import check_room, checkpoint_bytes
 from shridhar_ft.runfolder import (
     PART,
     Run,
@@ -52,7 +58,9 @@ from shridhar_ft.runfolder import (
 from shridhar_ft.starting import Origin, Receipts, start_model
 from shridhar_ft.sufficiency import schedule
 from shridhar_ft.tokenizer import pad_id
-from shridhar_ft.trainer import ROWS_READ, SpannedSchedule, WindowCollator, WindowTrainer
+from shridhar_ft.trainer import SpannedSchedule, WindowCollator, WindowTrainer
+from shridhar_ft.watchdog import Watchdog
+from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,8 +88,8 @@ class TrainingPart:
     """Reason in the ledger for tokens without loss."""
     origin: Origin
     """Which weights it begins with."""
-    made_from: str
-    """Fingerprint of everything that its weights hang on."""
+    settings: dict[str, Any]
+    """Everything that its weights hang on, by name, as JSON holds it: settings, and hashes of what it reads."""
     gate: Literal["stop", "tell"] | None = None
     """What a worse loss at its own length does; None asks nothing."""
     skips: bool = False
@@ -95,9 +103,27 @@ class TrainingPart:
     handed_over: Callable[["PreTrainedTokenizerBase"], None] | None = None
     """Further receipts of this kind of part, written before training."""
 
+    @property
+    def made_from(self) -> str:
+        """Fingerprint of everything that its weights hang on."""
+        return fingerprint(self.settings)
 
-def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrainedTokenizerBase") -> None:
+
+def train_part(
+    recipe: Recipe,
+    run: Run,
+    part: TrainingPart,
+    tokenizer: "PreTrainedTokenizerBase",
+    allowed: frozenset[str] = frozenset(),
+) -> None:
     """Train one part to its end, or go on where it stopped; returns at once when it is current.
+
+    Args:
+        recipe: The whole recipe.
+        run: Its run.
+        part: What is trained.
+        tokenizer: The run's.
+        allowed: What a resume may go on with changed, or without (allowed.py).
 
     Raises:
         CheckFailed: A receipt does not hold.
@@ -115,6 +141,8 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
         return
     if part.carries_optimizer and state.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         raise UserError("carry.optimizer: a sharded optimizer cannot be carried over; take it away")
+    facts = Facts.now(part.settings, recipe.model_dump(mode="json"), state.num_processes)
+    resume = choose_together(part.name, part.folder, facts, allowed, state, tell)
     spent = Spent(part.folder / "spent.json", write=state.is_main_process)
     (part.folder / PART).unlink(missing_ok=True)
     tuning = part.tuning
@@ -157,11 +185,10 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
 
     # Trainer
     checkpoints = part.folder / "checkpoints"
-    with state.main_process_first():
-        resume = newest_whole(checkpoints, part.made_from, state.num_processes, tell)
     carried = whole(part.carries_optimizer, "carry.optimizer") if part.carries_optimizer and not resume else None
     progress = TrainingProgress(part.name, show=state.is_main_process)
-    vote = StopVote()
+    vote = StopVote(recipe.train.stop_after)
+    watchdog = Watchdog(recipe.train.stall_after, run, part.name, part.folder)
     settings = arguments(
         tuning, checkpoints, part.layout.window, len(train_windows), bool(len(validation_windows)),
         means.bf16, recipe.seed, state, lambda said: tell(f"{part.name}: {said}"),
@@ -178,13 +205,18 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
         eval_dataset=validation_windows if len(validation_windows) else None,
         data_collator=WindowCollator(pad_id(tokenizer)),
         processing_class=tokenizer,
-        manifest_facts={"fingerprint": part.made_from, "world_size": state.num_processes},
+        facts=facts,
+        resume=resume,
         keep_checkpoints=tuning.keep_checkpoints,
         pose_context=part.context if part.skips else None,
         spanned=_spanned(part, state.num_processes),
         carried_optimizer=carried and carried / "optimizer.pt",
     )
+    if state.is_main_process:
+        saves = -(-settings.max_steps // int(settings.save_steps))
+        check_room(checkpoints, checkpoint_bytes(model, tuning, means.levers), tuning.keep_checkpoints, saves)
     trainer.add_callback(vote)
+    trainer.add_callback(watchdog)
     trainer.add_callback(Metrics(part.folder / "metrics.jsonl", progress, lambda: trainer.tokens_seen))
     if tuning.plateau:
         trainer.add_callback(StopAtPlateau(tuning.plateau, tell))
@@ -202,18 +234,24 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
         state=state,
     )
     before_file = part.folder / "before.json"
-    if resume is None or not before_file.is_file():
-        with arithmetic():
+    memory = (part.name, tuning, part.layout.window, means.levers, means.bf16, started.claimed, state.device)
+    if resume is None or "data" in resume.changed or not before_file.is_file():
+        with arithmetic(), memory_errors(*memory):
             before = measured(model)
         if state.is_main_process:
             write_json(before_file, before)
     else:
         before = read_json(before_file)
-        tell(f"{part.name}: going on after step {step_of(resume)}")
+    if resume:
+        tell(f"{part.name}: going on after step {step_of(resume.checkpoint)}")
     tell(f"{part.name}: before training, {_figures(before)}")
-    with progress, disk_errors(part.folder):
-        if resume is None or not _take_finished(trainer, resume, tuning):
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with progress, disk_errors(part.folder), memory_errors(*memory):
+        try:
+            if resume is None or not _take_finished(trainer, resume.checkpoint, tuning):
+                trainer.train()
+        finally:
+            vote.release()
+            watchdog.stop()
     spent.stop()
     if vote.stopped:
         raise Resumable(
@@ -221,7 +259,7 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
         )
 
     # Hand-over: the weights, whole, then what they are worth, then the gate, then part.json
-    kind = "adapter" if tuning.method == "lora" else "model"
+    kind = "model" if tuning.method == "full" else "adapter"
     written = part.folder / f".{kind}.saving"
     if state.is_main_process:
         shutil.rmtree(written, ignore_errors=True)  # a killed run's leavings
@@ -252,6 +290,11 @@ def train_part(recipe: Recipe, run: Run, part: TrainingPart, tokenizer: "PreTrai
     if kind == "model":  # an adapter's folder has no config; its base is checked again at the next load
         claims, found, ok = check_written_rope(written, started.claimed, part.context)
         receipts.write("rope_written", claims, found, ok, mend="; ".join(found["differs"]) or changed)
+    if kind == "adapter":
+        start = part.origin.start
+        assert start is not None, "an adapter lies on stored weights"
+        beneath = start.adapters[:-1] if part.origin.continues_adapter else start.adapters
+        AdapterBase.of(start, started.base_hash, beneath, Quantization.of(tuning), base.config).write(written)
     sync_tree(written)
     replace_folder(written, part.folder / kind)
     ended = _ended_with(trainer, tuning)
@@ -314,7 +357,7 @@ class Spent:
 def _take_finished(trainer: WindowTrainer, checkpoint: Path, tuning: Tuning) -> bool:
     """Take the weights of a checkpoint of the last step; transformers would train one step more before it looks."""
     reached = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    ended = reached.global_step >= reached.max_steps
+    ended = reached.global_step >= trainer.args.max_steps  # not the checkpoint's own, which may have been changed
     if not ended and not (tuning.plateau and at_plateau(reached.log_history, tuning.plateau)):
         return False
     best = Path(reached.best_model_checkpoint or checkpoint).name if tuning.keep == "best" else checkpoint.name

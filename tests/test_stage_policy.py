@@ -13,10 +13,10 @@ from shridhar_ft.config import load_recipe
 from shridhar_ft.config_training import Plateau
 from shridhar_ft.entry import main
 from shridhar_ft.errors import UserError
+from shridhar_ft.guarded import ROWS_READ
 from shridhar_ft.measuring import gate
 from shridhar_ft.pretrain import pretrain
 from shridhar_ft.shipped import shipped
-from shridhar_ft.trainer import ROWS_READ
 
 RECIPE = """
 name: policy

@@ -14,7 +14,8 @@ from shridhar_ft.config_training import Tuning
 from shridhar_ft.data.windows import IGNORED
 from shridhar_ft.errors import NonFinite
 from shridhar_ft.model.build import weights_hash
-from shridhar_ft.model.levers import Levers
+from shridhar_ft.plan.levers import Levers
+from shridhar_ft.resume import Facts
 from shridhar_ft.trainer import WindowCollator, WindowTrainer
 
 
@@ -58,7 +59,7 @@ def trainer(folder: Path, model: torch.nn.Module, tokenizer, rows: list[dict], *
         train_dataset=Dataset.from_list([{**row, "row": number} for number, row in enumerate(rows)]),
         data_collator=WindowCollator(3),
         processing_class=tokenizer,
-        manifest_facts={"fingerprint": "f"},
+        facts=Facts.now({}, {}, 1),
         keep_checkpoints=2,
         tuning=Tuning(learning_rate=1e-2),
         levers=Levers(),
@@ -81,7 +82,8 @@ def test_a_non_finite_number_stops_before_the_update(llama, tokenizer, tmp_path:
     assert stopped.value.status == 65
     assert weights_hash(model) == before
     assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))
-    assert json.loads((tmp_path / "non_finite_batch_rank0.json").read_text())["what"] == what
+    kept = json.loads((tmp_path / "non_finite_batch_rank0.json").read_text())
+    assert (kept["what"], kept["windows"], len(kept["input_ids"][0][0])) == (what, [0], 17)
 
 
 @pytest.mark.slow
