@@ -16,9 +16,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from shridhar_ft.config_training import Tuning
-from shridhar_ft.model.levers import Levers
 from shridhar_ft.model.memory import apply_levers
 from shridhar_ft.model.optimizers import make_optimizer
+from shridhar_ft.plan.levers import Levers
 
 WINDOW, ROWS = 256, 8  # bytes, windows a step
 CONFIG = LlamaConfig(

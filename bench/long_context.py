@@ -263,7 +263,7 @@ def plan(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[int, "Fl
     from accelerate import PartialState
 
     from shridhar_ft.config_training import Tuning
-    from shridhar_ft.model.levers import check_levers
+    from shridhar_ft.plan.levers import check_levers
 
     name, changes = given.model
     model_type = given.model_type or ("olmo3" if given.sparse else "llama")
@@ -275,7 +275,7 @@ def plan(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[int, "Fl
     if sized["num_attention_heads"] % sized["num_key_value_heads"]:
         refuse(f"--kv-heads: {sized['num_key_value_heads']} does not divide {sized['num_attention_heads']} heads")
     if given.memory != "auto":
-        check_levers(tuple(given.memory), Tuning(method=given.method), PartialState().device)
+        check_levers(tuple(given.memory), Tuning(method=given.method), PartialState().device.type)
     sides = [("ours", given.dtype), *((who, dtype) for who in given.against for dtype in given.their_dtype)]
     kinds = ["fp32", "bf16"] if given.dtype == "auto" else sorted({given.dtype, *given.their_dtype})
     works = {length: work_of(given, sized, length) for length in given.lengths}

@@ -26,11 +26,11 @@ from shridhar_ft.model.boundaries import boundaries
 from shridhar_ft.model.build import build_model, stage_config
 from shridhar_ft.model.isolation import probe_isolation
 from shridhar_ft.model.kept_attention import KeptAttention
-from shridhar_ft.model.levers import Levers
 from shridhar_ft.model.loss import add_loss_head
 from shridhar_ft.model.memory import apply_levers
 from shridhar_ft.model.optimizers import make_optimizer
 from shridhar_ft.model.rope import check_rope
+from shridhar_ft.plan.levers import Levers
 from shridhar_ft.runfolder import begin_peak_rss, peak_rss_bytes
 
 VOCABULARY = 50_000

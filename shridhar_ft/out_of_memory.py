@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from shridhar_ft.config_training import Lever, Tuning
-from shridhar_ft.errors import OutOfMemory, UserError
-from shridhar_ft.model.estimate import model_sizes, peak_bytes
-from shridhar_ft.plan.levers import Levers, check_levers
-from shridhar_ft.model.memory import EXACT, GIB
+from shridhar_ft.errors import OutOfMemory
+from shridhar_ft.model.estimate import model_sizes
+from shridhar_ft.plan.choosing import EXACT, Step
+from shridhar_ft.plan.layout import layout_here
+from shridhar_ft.plan.levers import Levers
+from shridhar_ft.plan.memory import GIB
 from shridhar_ft.runfolder import peak_rss_bytes
 
 if TYPE_CHECKING:
@@ -71,15 +74,15 @@ def smallest_change(
         config: The model's.
         device: Where it trains.
     """
-    size = model_sizes(tuning, config)
+    step = Step(model_sizes(tuning, config), tuning, window * tuning.batch_size, bf16, device.type, layout_here())
 
     def peak(names: tuple[Lever, ...], tokens: int) -> int:
-        return peak_bytes(size, tuning, tokens, names, bf16, device.type)
+        return replace(step, tokens=tokens).peak(names)
 
-    tokens = window * tuning.batch_size
+    tokens = step.tokens
     for name in EXACT.get(device.type, EXACT["cpu"]):
         names = (*levers.names, name)
-        if name in levers or (name == "tiled_mlp" and not size.tiles) or not _goes(names, tuning, device):
+        if name in levers or not step.goes(names):
             continue
         if (saved := peak(levers.names, tokens) - peak(names, tokens)) > 0:
             return f"set memory to [{', '.join(names)}], which saves about {saved / GIB:.2f} GiB and changes no number"
@@ -97,11 +100,3 @@ def smallest_change(
         f"halve the context to {window // 2:,}, which saves about {saved / GIB:.2f} GiB and begins the part anew, or "
         "take a smaller model"
     )
-
-
-def _goes(names: tuple[Lever, ...], tuning: Tuning, device: torch.device) -> bool:
-    try:
-        check_levers(names, tuning, device)
-    except UserError:
-        return False
-    return True

@@ -14,8 +14,8 @@ from accelerate.utils import broadcast_object_list
 from shridhar_ft.allowed import GO_ON, RESTART, WEIGHTS_ONLY
 from shridhar_ft.checkpoint import MANIFEST, checkpoints, damage, lacking
 from shridhar_ft.errors import UserError
-from shridhar_ft.plan.levers import sharding
 from shridhar_ft.pickles import foreign_pickle
+from shridhar_ft.plan.levers import sharding
 from shridhar_ft.runfolder import file_hash, fingerprint, packages, part_of, read_json
 from shridhar_ft.shipped import PACKAGE
 

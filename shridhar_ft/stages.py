@@ -21,8 +21,8 @@ from shridhar_ft.documents import book_documents, dialogue_documents
 from shridhar_ft.errors import UserError
 from shridhar_ft.guarded import ROWS_READ
 from shridhar_ft.model.build import base_config, base_contents, build_model, stage_config
-from shridhar_ft.plan.levers import INEXACT
 from shridhar_ft.model.rope import original_context, stage_rope
+from shridhar_ft.plan.levers import INEXACT
 from shridhar_ft.preparation import window_of_sft
 from shridhar_ft.receipts import write_receipt
 from shridhar_ft.resume import BEFORE

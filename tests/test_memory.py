@@ -9,10 +9,13 @@ from transformers import LlamaConfig, MixtralConfig
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import UserError
 from shridhar_ft.model import free_memory
-from shridhar_ft.model.estimate import model_sizes, peak_bytes
-from shridhar_ft.model.levers import INEXACT, Levers
-from shridhar_ft.model.memory import EXACT, GIB, choose_levers
+from shridhar_ft.model.estimate import model_sizes
+from shridhar_ft.model.memory import choose_levers
 from shridhar_ft.model.precision import faster_precision
+from shridhar_ft.plan.choosing import EXACT, Step
+from shridhar_ft.plan.layout import Layout
+from shridhar_ft.plan.levers import INEXACT, Levers
+from shridhar_ft.plan.memory import GIB
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 PLAN = LlamaConfig(  # 256 million parameters with plain heads
@@ -114,7 +117,7 @@ def test_auto_fits_or_says_what_is_missing(tokens: int, gib: int, device: str, m
     if any(name in INEXACT for name in levers.names):
         size = model_sizes(tuning, PLAN)
         only = tuple(exact)
-        assert peak_bytes(size, tuning, tokens, only, precision == "bf16", device) > levers.limit
+        assert Step(size, tuning, tokens, precision == "bf16", device, Layout()).peak(only) > levers.limit
     same = Tuning.model_validate({"memory": list(levers.names), "method": method, "precision": precision})
     again = choose_levers(same, PLAN, tokens, where, free_bytes=gib * GIB)
     assert (again.names, again.after) == (levers.names, levers.after), "auto chose what a list may not"

@@ -17,10 +17,10 @@ from shridhar_ft.model import offload, tiled_mlp
 from shridhar_ft.model.checkpointing import checkpoint_layers
 from shridhar_ft.model.compiling import compile_parts
 from shridhar_ft.model.cpu_flash import CpuFlash
-from shridhar_ft.model.levers import Levers
 from shridhar_ft.model.memory import apply_levers
 from shridhar_ft.model.offload import DiskStore
 from shridhar_ft.model.tiled_mlp import tile_layers
+from shridhar_ft.plan.levers import Levers
 
 SIZES = {
     "vocab_size": 97,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from shridhar_ft.config_training import Tuning
-from shridhar_ft.model.levers import Levers
 from shridhar_ft.model.optimizers import Bf16AdamW, _Scratch, make_optimizer, round_into
+from shridhar_ft.plan.levers import Levers
 
 TUNING = Tuning(learning_rate=1e-3, betas=(0.9, 0.999))
 

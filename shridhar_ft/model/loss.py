@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.utils import ModelOutput
 
+from shridhar_ft.plan.memory import LOGITS_BYTES
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 IGNORED = -100  # what torch's cross-entropy leaves out
-LOGITS_BYTES = 256 << 20
-"""Size of the one buffer of logits (bytes). Every chunk of tokens that fills it costs a pass over the gradient of the
-weight: with a quarter of this a step is a fifth slower on AVX2 in fp32, with half of it no slower; where bf16 has units
-of its own the pass weighs more against its products."""
 BLOCK_NUMBERS = 1 << 20
 """Numbers that are worked on at once between two matrix products, 4 MiB of fp32: they stay in the cache."""
 OWN_DEVICES = ("cpu", "mps")

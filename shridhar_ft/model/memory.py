@@ -1,4 +1,4 @@
-"""Which levers a step needs to fit, and how they are put on a model (levers.py says what each is)."""
+"""Which levers a step needs to fit here, and how they are put on a model (plan/levers.py says what each is)."""
 
 import ctypes
 import os
@@ -6,42 +6,25 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shridhar_ft.config_training import Lever, Tuning
+from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import UserError
 from shridhar_ft.model.bf16_weights import to_bf16
 from shridhar_ft.model.checkpointing import checkpoint_layers
 from shridhar_ft.model.compiling import compile_parts
-from shridhar_ft.model.estimate import Sizes, kept_bytes, model_sizes, peak_bytes
+from shridhar_ft.model.estimate import model_sizes
 from shridhar_ft.model.free_memory import room_bytes
-from shridhar_ft.model.levers import Levers, check_levers, sharding
 from shridhar_ft.model.offload import DiskStore, HostStore, Store
 from shridhar_ft.model.precision import faster_precision
 from shridhar_ft.model.tiled_mlp import tile_layers
+from shridhar_ft.plan.choosing import FILLED, Step, as_needed
+from shridhar_ft.plan.layout import layout_here
+from shridhar_ft.plan.levers import Levers, check_levers
+from shridhar_ft.plan.memory import GIB
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
 
-GIB = 1 << 30
-FILLED = 0.9  # of what is free: the formula is right to about a seventh
-WORTH = 0.01  # share of the peak that a lever must save to be turned on
-
-# The cheapest first. On a CPU a layer takes seconds and its tensors' way to a disk a fraction of one; a GPU has a layer
-# done before a disk has turned, but pinned host memory keeps up with it.
-EXACT: dict[str, tuple[Lever, ...]] = {
-    "cpu": ("tiled_mlp", "checkpointing", "offload_disk", "recompute_attention"),
-    "mps": ("tiled_mlp", "checkpointing", "recompute_attention", "offload_disk"),
-    "cuda": ("tiled_mlp", "checkpointing", "offload_host", "recompute_attention"),
-}
-COSTS: dict[Lever, str] = {
-    "tiled_mlp": "the MLP's forward once more, or nothing where checkpointing computes it again anyway",
-    "checkpointing": "each layer's forward once more, attention left out",
-    "offload_host": "copies over the bus",
-    "offload_disk": "each layer's input and attention written and read once",
-    "recompute_attention": "attention's forward once more",
-    "adamw_8bit": "a slower update, and other numbers: moments of one byte",
-    "bf16_weights": "other numbers: weights and moments of two bytes, updates rounded stochastically",
-}
 M_MMAP_THRESHOLD = -3  # of malloc.h
 LARGE = 4 << 20  # bytes
 
@@ -68,84 +51,39 @@ def choose_levers(
         free_bytes: What may be filled (default: `memory_limit`, or nine tenths of what is free).
 
     Returns:
-        Names in the order in which they were turned on, sentences on each and on the estimate, which knows nothing of
-        sharding (ZeRO, FSDP): there it is an upper bound.
+        Names in the order in which they were turned on, sentences on each and on the estimate.
 
     Raises:
         UserError: Levers that do not go together, or a step that no lever makes fit.
     """
-    size = model_sizes(tuning, config, trainable)
     bf16 = tuning.precision == "bf16" or (tuning.precision == "auto" and faster_precision(device)[0])
-    tokens = window * tuning.batch_size
+    size = model_sizes(tuning, config, trainable)
+    layout = layout_here()
+    step = Step(size, tuning, window * tuning.batch_size, bf16, device.type, layout)
     limit = free_bytes
     if limit is None:
         limit = int(tuning.memory_limit * GIB if tuning.memory_limit else FILLED * room_bytes(device))
-
-    def peak(names: tuple[Lever, ...]) -> int:
-        return peak_bytes(size, tuning, tokens, names, bf16, device.type)
-
     if tuning.memory == "auto":
-        names, sentences = _as_needed(tuning, size, tokens, bf16, device, limit)
+        names, sentences = as_needed(step, limit, _host_bytes())
     else:
         names, sentences = tuple(tuning.memory), []
-        check_levers(names, tuning, device)
-    before, after = peak(()), peak(names)
-    if sharding() is None and tuning.memory == "auto" and after > limit:
+        check_levers(names, tuning, device.type, layout.shards_name)
+    before, after = step.peak(), step.peak(names)
+    if layout.shards_name is None and tuning.memory == "auto" and after > limit:
         mend = "a smaller batch_size" if tuning.batch_size > 1 else "a shorter context, or train.method=lora"
         if tuning.batch_size == 1 and tuning.method != "full":
             mend = "a shorter context, or a smaller model"
         raise UserError(
-            f"memory: a step of {tokens:,} tokens needs about {after / GIB:.1f} GiB even with "
+            f"memory: a step of {step.tokens:,} tokens needs about {after / GIB:.1f} GiB even with "
             f"{', '.join(names) or 'every lever that works here'}, and {limit / GIB:.1f} GiB may be filled: "
             f"{(after - limit) / GIB:.1f} GiB are missing; take {mend}"
         )
     sentences.append(
         f"memory: levers {', '.join(names) or 'none'} ({'auto' if tuning.memory == 'auto' else 'the recipe'}); "
-        f"a step of {tokens:,} tokens peaks at about {after / GIB:.1f} GiB (without levers {before / GIB:.1f}), "
+        f"a step of {step.tokens:,} tokens peaks at about {after / GIB:.1f} GiB (without levers {before / GIB:.1f}), "
         f"{limit / GIB:.1f} may be filled"
     )
     return Levers(names, tuple(sentences), before, after, limit)
-
-
-def _as_needed(
-    tuning: Tuning, size: Sizes, tokens: int, bf16: bool, device: "torch.device", limit: int
-) -> tuple[tuple[Lever, ...], list[str]]:
-    """Turn on one lever after another until the step fits; exact ones first, those that save nothing left out."""
-
-    def peak(names: tuple[Lever, ...]) -> int:
-        return peak_bytes(size, tuning, tokens, names, bf16, device.type)
-
-    names: tuple[Lever, ...] = ()
-    sentences: dict[Lever, str] = {}
-    order = EXACT.get(device.type, EXACT["cpu"])
-    if device.type == "cuda" and kept_bytes(size, tokens, bf16, device.type) > 0.5 * _host_bytes():
-        order = tuple("offload_disk" if name == "offload_host" else name for name in order)
-    inexact: tuple[Lever, ...] = ("adamw_8bit", "bf16_weights")
-    if sharding() is not None:  # it divides weights and moments itself, by how much this formula cannot know
-        inexact = ()
-    for name in (*order, *inexact):
-        with_it = (*names, name)
-        if name == "bf16_weights" and tuning.method == "full":
-            with_it = (*(other for other in names if other != "adamw_8bit"), name)  # it brings its own AdamW
-        if peak(names) <= limit:
-            break
-        if not size.tiles and name == "tiled_mlp":
-            continue
-        if not _goes(with_it, tuning, device):
-            continue
-        saved = peak(names) - peak(with_it)
-        if saved > WORTH * peak(names):
-            names = with_it
-            sentences[name] = f"memory: {name} saves {saved / GIB:.1f} GiB; its cost: {COSTS[name]}"
-    return names, [sentences[name] for name in names]
-
-
-def _goes(names: tuple[Lever, ...], tuning: Tuning, device: "torch.device") -> bool:
-    try:
-        check_levers(names, tuning, device)
-    except UserError:
-        return False
-    return True
 
 
 def _host_bytes() -> int:

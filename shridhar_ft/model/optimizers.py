@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from shridhar_ft.config_training import Tuning
-from shridhar_ft.model.levers import Levers
+from shridhar_ft.plan.levers import Levers
 
 CHUNK = 1 << 19  # numbers worked on at once: what is needed beside them stays small, and in a CPU's cache
 EPSILON = 1e-8

@@ -8,6 +8,7 @@ from typing import Any
 
 from shridhar_ft.config import Model
 from shridhar_ft.errors import UserError
+from shridhar_ft.plan.shapes import layer_kinds
 
 TYPES = ("olmo3", "gemma3_text")
 GEMMA3_GLOBAL_EVERY = 6  # llama.cpp has it built in: conversion writes gemma3's window, but not which layers slide
@@ -49,8 +50,7 @@ def with_sparse_layers(model_type: str, given: dict[str, Any], model: Model) -> 
             f"model.sparse.global_every: {every}, but llama.cpp runs every gemma3 with "
             f"{GEMMA3_GLOBAL_EVERY}; set it to {GEMMA3_GLOBAL_EVERY}, or take olmo3, which keeps any"
         )
-    kinds = ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)]
-    made = {"sliding_window": model.sparse.window, "layer_types": kinds}
+    made = {"sliding_window": model.sparse.window, "layer_types": layer_kinds(layers, every)}
     if model_type == "gemma3_text" and "head_dim" in given:
         # llama.cpp scales gemma3's scores by the head's size, transformers by a number that is 256 by default.
         made["query_pre_attn_scalar"] = given["head_dim"]

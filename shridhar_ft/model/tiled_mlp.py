@@ -19,8 +19,7 @@ import torch
 from torch import nn
 
 from shridhar_ft.errors import UserError
-
-TILE = 1024  # tokens; matrix products run at full rate, and the intermediates of a tile stay in a CPU's cache
+from shridhar_ft.plan.memory import TILE
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 

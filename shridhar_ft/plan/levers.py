@@ -15,13 +15,10 @@ Exact means: the numbers are those without the lever, up to the order of sums.
 
 import os
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 NEED_CHECKPOINTING: tuple[Lever, ...] = ("recompute_attention", "offload_host", "offload_disk")
 OPTIMIZERS: tuple[Lever, ...] = ("adamw_8bit", "paged_adamw_8bit", "bf16_weights")  # each brings an AdamW of its own
@@ -55,13 +52,14 @@ class Levers:
         return cls(**{**stored, "names": tuple(stored["names"]), "why": tuple(stored["why"])})
 
 
-def check_levers(names: tuple[Lever, ...], tuning: Tuning, device: "torch.device") -> None:
+def check_levers(names: tuple[Lever, ...], tuning: Tuning, device: str, sharded: str | None = None) -> None:
     """Refuse levers that do not go together, or that would do nothing here.
 
     Args:
         names: Levers that are wanted.
         tuning: Method and optimizer of the part.
-        device: Where it trains.
+        device: Type of the device that it trains on: cpu, cuda or mps.
+        sharded: What shards the optimizer, as `sharding` says it.
 
     Raises:
         UserError: The first that cannot be, by name.
@@ -82,14 +80,13 @@ def check_levers(names: tuple[Lever, ...], tuning: Tuning, device: "torch.device
         )
     if "offload_host" in names and "offload_disk" in names:
         raise UserError("memory: offload_host and offload_disk put the same tensors in two places; keep one of them")
-    if device.type != "cuda":
+    if device != "cuda":
         if "offload_host" in names:
-            raise UserError(f"memory: offload_host does nothing on {device.type}, it is host memory; take offload_disk")
+            raise UserError(f"memory: offload_host does nothing on {device}, it is host memory; take offload_disk")
         if "paged_adamw_8bit" in names:
             raise UserError("memory: paged_adamw_8bit needs CUDA (elsewhere it is not paged); take adamw_8bit")
-    if device.type == "mps" and "adamw_8bit" in names:
+    if device == "mps" and "adamw_8bit" in names:
         raise UserError("memory: adamw_8bit has no kernels for MPS (bitsandbytes); take bf16_weights")
-    sharded = sharding()
     if sharded is not None:
         if "bf16_weights" in names:
             raise UserError(f"memory: bf16_weights under {sharded}, which keeps weights of its own; take it out")

@@ -1,0 +1,1 @@
+"""What a recipe needs before its first step: parameters, bytes, operations, hours, money. Nothing here loads torch."""

@@ -1,0 +1,257 @@
+"""Peak memory of a training step, by formula: a decoder's shape, the window, the levers and the layout, term by term.
+
+    peak = what is there all the time (process, weights, optimizer, buffers) + the most of four instants:
+        loss      what all layers keep, the buffer of logits
+        last      what all layers keep, what one layer works on (the last, on the way back)
+        first     every gradient, what one layer works on
+        update    every gradient
+
+What a layer keeps and works on is counted from transformers' llama in eager mode; other decoders differ by a norm or
+two. On a CPU it holds with the allocator set as model/memory.py's use_huge_pages sets it: glibc's own habits add up to
+a half.
+"""
+
+from dataclasses import dataclass
+
+from shridhar_ft.config_training import Lever, Tuning
+from shridhar_ft.plan.layout import Layout
+from shridhar_ft.plan.shapes import Shape
+
+MIB, GIB = 1 << 20, 1 << 30
+PROCESS = 540 * MIB  # of a process that has imported torch, transformers and trl, before any tensor
+CONTEXT = 600 * MIB  # of a GPU: CUDA's context and kernels, cuBLAS, NCCL
+FRAGMENTED = 0.05  # of what comes and goes on a GPU: blocks that the allocator cannot reuse
+QUANTIZED_MOMENTS = 2.1  # bytes a parameter: two moments of one byte, and a scale for each block
+TILE = 1024  # tokens of an MLP's tile; matrix products run at full rate, and a tile stays in a CPU's cache
+LOGITS_BYTES = 256 * MIB
+"""Size of the one buffer of logits (bytes). Every chunk of tokens that fills it costs a pass over the gradient of the
+weight: with a quarter of this a step is a fifth slower on AVX2 in fp32, with half of it no slower; where bf16 has units
+of its own the pass weighs more against its products."""
+BITS = {"nf4": 4.0, "int8": 8.0}
+SCALE_BITS = {("nf4", True): 8 / 64 + 32 / (64 * 256), ("nf4", False): 32 / 64, ("int8", False): 0.05}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A model as a method trains it."""
+
+    shape: Shape
+    total: int
+    """Parameters, adapters included."""
+    trained: int
+    """Parameters that are trained."""
+    quantized: int
+    """Weights that lie in 4 or 8 bits."""
+    head_trained: bool
+
+
+def sizes_of(shape: Shape, tuning: Tuning, grown: bool = False, trainable: int | None = None) -> Sizes:
+    """What a method makes of a shape.
+
+    Args:
+        shape: The model's.
+        tuning: Method, rank, targets, what is trained whole.
+        grown: Whether the tokenizer brings new tokens, whose rows `train_embeddings: auto` trains.
+        trainable: Trained parameters, where they are known.
+    """
+    if tuning.method == "full":
+        return Sizes(shape, shape.total, trainable or shape.total, 0, True)
+    whole = grown if tuning.train_embeddings == "auto" else tuning.train_embeddings
+    if trainable is None:
+        trainable = shape.adapters(tuning.rank, tuning.targets, tuning.dora)
+        trainable += shape.head * (1 if shape.tied else 2) if whole else 0
+        trainable += shape.norms if tuning.train_norms else 0
+    quantized = shape.linear if tuning.method == "qlora" else 0
+    return Sizes(shape, shape.total + trainable, trainable, quantized, whole)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a step takes on one device, and what one process takes of its host beside that."""
+
+    device: dict[str, int]
+    """Term → bytes at the peak; on a CPU that is the process."""
+    host: dict[str, int]
+    """Term → bytes in the memory of the host, where the device has its own."""
+    instant: str
+    """When the peak is: loss, last, first or update."""
+
+    @property
+    def peak(self) -> int:
+        return sum(self.device.values())
+
+    @property
+    def of_host(self) -> int:
+        return sum(self.host.values())
+
+
+def kept_bytes(size: Sizes, tokens: int, levers: tuple[Lever, ...], bf16: bool, device: str) -> dict[str, int]:
+    """What all layers keep between the passes under checkpointing: their inputs, attention's outputs and log-sums."""
+    shape = size.shape
+    carried = 2 if bf16 and "bf16_weights" in levers else 4
+    inputs = carried * shape.hidden
+    attention = 0 if "recompute_attention" in levers else (2 if bf16 else 4) * shape.queries + 4 * shape.heads
+    if "offload_host" in levers or "offload_disk" in levers:
+        inputs = 0
+        attention = attention if device == "cuda" else 0  # there the selective policy leaves it where it was made
+    return {"checkpoints": shape.layers * tokens * inputs, "kept attention": shape.layers * tokens * attention}
+
+
+def footprint(
+    size: Sizes,
+    tuning: Tuning,
+    tokens: int,
+    levers: tuple[Lever, ...],
+    bf16: bool,
+    device: str = "cpu",
+    layout: Layout | None = None,
+) -> Footprint:
+    """Peak of a step.
+
+    Args:
+        size: The model's.
+        tuning: Method and optimizer.
+        tokens: Tokens of one forward pass of one replica (windows × batch_size).
+        levers: Those that are on.
+        bf16: Whether matrix products run in bf16.
+        device: Type of the device.
+        layout: Processes and what they share; None is one process.
+    """
+    layout = layout or Layout()
+    shape, full, own = size.shape, tuning.method == "full", layout.deepspeed and bf16
+    tokens = -(-tokens // layout.sequence)
+    stored = 2 if "bf16_weights" in levers or own else 4  # bytes of a weight
+    of_trained = stored if full or own else 4
+    made = 2 if bf16 else 4  # bytes of what a matrix product makes
+    carried = 2 if bf16 and stored == 2 else 4  # bytes of the residual stream
+    static, host = _static(size, tuning, levers, layout, stored, of_trained, device)
+
+    gradients = size.trained * of_trained
+    head = 4 * shape.head if size.head_trained else 0  # its gradient is made with the loss, in float32
+    worked = _layer(shape, full, tokens, levers, made, carried, of_trained)
+    if layout.sharding in ("zero2", "zero3", "fsdp"):  # a gradient goes to its owner as soon as it is made
+        gradients = gradients // layout.shards
+    if "checkpointing" in levers:
+        kept = kept_bytes(size, tokens, levers, bf16, device)
+    else:
+        kept = {f"{name} of other layers": (shape.layers - 1) * worked[name] for name in ("norms", "attention", "kv")}
+        kept["mlp of other layers"] = (shape.layers - 1) * worked["mlp"]
+    loss = {
+        "hidden states": tokens * shape.hidden * (2 * carried + made + 4),
+        "logits": min(LOGITS_BYTES, tokens * made * shape.vocabulary),
+        "head's gradient": head,
+        "head in bf16": made * shape.head if made != stored else 0,
+    }
+    instants = {
+        "loss": kept | loss,
+        "last": kept | worked | {"head's gradient": head},
+        "first": worked | {"gradients": gradients, "head's gradient": head},
+        "update": {"gradients": gradients},
+    }
+    instant = max(instants, key=lambda name: sum(instants[name].values()))
+    comes = instants[instant]
+    terms = {**static, **comes}
+    if device == "cuda":
+        moving = sum(bytes_ for name, bytes_ in comes.items() if name != "gradients")
+        terms["fragmentation"] = int(FRAGMENTED * moving)
+        offloaded = kept_bytes(size, tokens, tuple(n for n in levers if n != "offload_host"), bf16, device)
+        host["checkpoints"] = offloaded["checkpoints"] if "offload_host" in levers else 0
+    return Footprint({k: v for k, v in terms.items() if v}, {k: v for k, v in host.items() if v}, instant)
+
+
+def _layer(
+    shape: Shape, full: bool, tokens: int, levers: tuple[Lever, ...], made: int, carried: int, of_trained: int
+) -> dict[str, int]:
+    """What one layer saves and works on in its backward pass, by term."""
+    hidden, tiled = shape.hidden, "tiled_mlp" in levers
+    # Saved a token. A norm: its input, the scaled input, its output as each of its readers casts it.
+    readers = 3 if made == 2 and carried == 4 else 1
+    norm = hidden * (carried + (0 if tiled else 4) + readers * made)
+    # Beside it in the backward pass: the gradients on their way, and the MLP's, or a tile's.
+    weight = 3 * hidden * shape.intermediate
+    if tiled:
+        inside = min(tokens, TILE) * 6 * made * shape.intermediate + (2 * 4 * weight if full else 0)
+    else:
+        inside = tokens * 2 * made * shape.intermediate + (of_trained * weight if full else 0)
+    return {
+        "norms": 2 * tokens * norm,
+        "attention": tokens * (made * 2 * shape.queries + 4 * shape.heads),
+        "kv": tokens * made * 2 * shape.keys,
+        "mlp": 0 if tiled else tokens * 4 * made * shape.intermediate,  # gate, its activation, up, their product
+        "on the way back": tokens * 2 * carried * hidden + inside,
+    }
+
+
+def _static(
+    size: Sizes,
+    tuning: Tuning,
+    levers: tuple[Lever, ...],
+    layout: Layout,
+    stored: int,
+    of_trained: int,
+    device: str,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """What is there all the time, on the device and on the host."""
+    shards, frozen = layout.shards, size.total - size.trained - size.quantized
+    whole = frozen * stored + size.trained * of_trained
+    cut = layout.sharding in ("zero3", "fsdp")
+    weights = whole // shards if cut else whole
+    quantized = int(size.quantized * quantized_bits(tuning) / 8)
+    moments = _moments(size, tuning, levers, 4 if layout.deepspeed else of_trained) // shards
+    masters = 4 * size.trained // shards if layout.deepspeed else 0  # DeepSpeed keeps a float32 copy of its part
+    device_terms = {
+        "process": PROCESS if device != "cuda" else CONTEXT,
+        "weights": 0 if layout.offload_weights else weights,
+        "quantised weights": quantized,
+        "optimizer": 0 if layout.offload_optimizer else moments + masters,
+        "gathered weights": _gathered(size, layout, stored),
+        "buffers": _buffers(size, layout, of_trained, device),
+    }
+    host_terms = {
+        "process": PROCESS if device == "cuda" else 0,
+        "weights": weights if layout.offload_weights else 0,
+        "optimizer": moments + masters + 4 * size.trained // shards if layout.offload_optimizer else 0,
+    }
+    if "paged_adamw_8bit" in levers:
+        host_terms["optimizer"] = int(QUANTIZED_MOMENTS * size.trained)
+    if device != "cuda":  # one memory: what is offloaded lies in the process all the same
+        device_terms["weights"] += host_terms.pop("weights")
+        device_terms["optimizer"] += host_terms.pop("optimizer")
+    return device_terms, host_terms
+
+
+def quantized_bits(tuning: Tuning) -> float:
+    """Bits of one weight of a quantised base, its share of the scales included."""
+    double = tuning.quantization == "nf4" and tuning.double_quantization
+    return BITS[tuning.quantization] + SCALE_BITS[(tuning.quantization, double)]
+
+
+def _gathered(size: Sizes, layout: Layout, stored: int) -> int:
+    """Weights that are put together for the layers at work."""
+    shape = size.shape
+    if layout.sharding == "zero3":  # what is used again within `live` numbers stays: a small model as a whole
+        return min(size.total, layout.live) * stored
+    if layout.sharding == "fsdp":  # the layer at work, the next one on its way, and the root: embedding, head
+        return (2 * shape.linear // shape.layers + shape.head * (1 if shape.tied else 2)) * stored
+    return 0
+
+
+def _buffers(size: Sizes, layout: Layout, of_trained: int, device: str) -> int:
+    """Gradients on their way between processes."""
+    if layout.sharding == "ddp":  # the buckets hold every gradient once more
+        return size.trained * of_trained
+    if layout.deepspeed:
+        numbers = layout.bucket * (2 if layout.overlap else 1)
+        # A GPU's are made whole; a CPU's memory is taken page by page, as they fill.
+        return of_trained * (numbers if device == "cuda" else min(numbers, size.trained))
+    return 0
+
+
+def _moments(size: Sizes, tuning: Tuning, levers: tuple[Lever, ...], of_trained: int) -> int:
+    """Bytes of the optimizer's state."""
+    if tuning.optimizer == "adafactor" or "paged_adamw_8bit" in levers:  # rows and columns only; in host memory
+        return 0
+    if "adamw_8bit" not in levers:
+        return 2 * of_trained * size.trained
+    whole = min(size.shape.head, size.trained) if size.head_trained else 0  # embeddings keep float32 moments
+    return int(8 * whole + QUANTIZED_MOMENTS * (size.trained - whole))
