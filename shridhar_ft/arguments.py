@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trl import SFTConfig
 
 from shridhar_ft.config_training import Tuning
-from shridhar_ft.sufficiency import schedule
+from shridhar_ft.plan.steps import schedule
 
 if TYPE_CHECKING:
     from accelerate import PartialState

@@ -1,18 +1,10 @@
 """Whether the data suffice for what the recipe asks: tokens by split, and a verdict on each training part.
 
-extension of context    published ones read 0.5 to 40 billion tokens: 0.5 to 5 (Fu et al. 2024, arXiv 2402.10171),
-                        10 (LongRoPE2: Shang et al. 2025, arXiv 2502.20082), 40 (ProLong: Gao et al. 2024,
-                        arXiv 2410.02660)
-adaptation to a domain  what less than that is
-repeating               up to about 4 epochs are worth nearly as much as new text, beyond them little
-                        (Muennighoff et al. 2023, arXiv 2305.16264)
-dialogues               1,000 careful conversations taught a base its manner (LIMA: Zhou et al. 2023,
-                        arXiv 2305.11206)
+The bounds and their sources are in plan/steps.py.
 """
 
 from collections.abc import Callable
 from functools import cache
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +13,22 @@ from shridhar_ft.config_training import Stage, Tuning
 from shridhar_ft.data.load import conversations, load_split
 from shridhar_ft.data.pack import pack
 from shridhar_ft.data.split import SPLITS, SplitName
-from shridhar_ft.data.windows import replay_windows
 from shridhar_ft.documents import Packing, book_documents, dialogue_documents
 from shridhar_ft.model.build import base_config
+from shridhar_ft.plan.steps import (
+    ENOUGH_CONVERSATIONS,
+    FEW_STEPS,
+    SMALLEST_EXTENSION,
+    WORTH_REPEATING,
+    replay_windows,
+    schedule,
+)
 from shridhar_ft.runfolder import PART, Run, fingerprint, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SMALLEST_EXTENSION = 500_000_000  # tokens
-WORTH_REPEATING = 4  # epochs
-ENOUGH_CONVERSATIONS = 1000
 SHARE_OFF = 0.03  # of the tokens of a kind
-FEW_STEPS = 20  # fewer, and warm-up and decay are a step or two each
-
 Lengths = Callable[[SplitName, Packing], list[int]]
 """Tokens of each document of a split, as a packing makes documents."""
 
@@ -148,18 +142,6 @@ def _processes(recipe: Recipe) -> int:
     if recipe.launch.config == "auto" or not config.is_file():
         return 1
     return int((read_yaml(config.read_text(encoding="utf-8")) or {}).get("num_processes", 1))
-
-
-def schedule(tuning: Tuning, windows: int, window: int, processes: int) -> dict[str, Any]:
-    """Optimizer steps and epochs that the limits make of so many windows of so many tokens; the nearest decides."""
-    per_step = tuning.batch_size * tuning.gradient_accumulation * processes
-    epochs = tuning.max_epochs or (None if tuning.max_steps or tuning.max_tokens else 1.0)
-    by_epochs = ceil(ceil(windows / per_step) * epochs) if epochs else None
-    by_tokens = ceil(tuning.max_tokens / (per_step * window)) if tuning.max_tokens else None
-    steps = min(limit for limit in (by_epochs, tuning.max_steps, by_tokens) if limit is not None)
-    if steps != by_epochs:
-        epochs = round(steps * per_step / windows, 2) if windows else 0.0
-    return {"windows_per_step": per_step, "steps": steps, "epochs": epochs}
 
 
 # --------------------------------------------------------------------------------------------------- judging

@@ -8,10 +8,10 @@ from transformers import LlamaConfig, MixtralConfig
 
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import UserError
-from shridhar_ft.model import free_memory
 from shridhar_ft.model.estimate import model_sizes
 from shridhar_ft.model.memory import choose_levers
 from shridhar_ft.model.precision import faster_precision
+from shridhar_ft.plan import free_memory
 from shridhar_ft.plan.choosing import EXACT, Step
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.levers import INEXACT, Levers

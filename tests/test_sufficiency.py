@@ -13,8 +13,9 @@ from shridhar_ft.data.rows import RowStream, block_row, dialogue_row, save_split
 from shridhar_ft.data.split import SPLITS
 from shridhar_ft.data.windows import Layout, pack_windows
 from shridhar_ft.documents import book_documents, dialogue_documents
+from shridhar_ft.plan.steps import schedule
 from shridhar_ft.runfolder import Run, finish_part, write_json
-from shridhar_ft.sufficiency import schedule, verdict, write_verdict
+from shridhar_ft.sufficiency import verdict, write_verdict
 
 OTHERS = ["launch.config=accelerate_configs/cpu.yaml"]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from shridhar_ft.config_training import Replay
 from shridhar_ft.data.pack import Piece, pack
+from shridhar_ft.plan.steps import replay_windows
 from shridhar_ft.runfolder import fingerprint, publishing, read_json, write_json
 
 if TYPE_CHECKING:
@@ -119,11 +120,6 @@ def pack_windows(documents: Sequence[Encoded], layout: Layout, why_masked: str) 
     marks = np.arange(len(table)) >= len(windows)
     table = table.append_column("replayed", pa.array(marks, pa.bool_()))
     return table.append_column("row", pa.array(np.arange(len(table)), pa.int32())), ledger
-
-
-def replay_windows(windows: int, replay: Replay) -> int:
-    """How many windows of short pieces join so many long ones, so that they are the wanted share of all."""
-    return max(1, round(windows * replay.share / (1 - replay.share))) if windows else 0
 
 
 def _replayed(lengths: Sequence[int], windows: int, layout: Layout) -> list[list[Piece]]:

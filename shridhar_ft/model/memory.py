@@ -12,11 +12,11 @@ from shridhar_ft.model.bf16_weights import to_bf16
 from shridhar_ft.model.checkpointing import checkpoint_layers
 from shridhar_ft.model.compiling import compile_parts
 from shridhar_ft.model.estimate import model_sizes
-from shridhar_ft.model.free_memory import room_bytes
 from shridhar_ft.model.offload import DiskStore, HostStore, Store
 from shridhar_ft.model.precision import faster_precision
 from shridhar_ft.model.tiled_mlp import tile_layers
 from shridhar_ft.plan.choosing import FILLED, Step, as_needed
+from shridhar_ft.plan.free_memory import room_bytes
 from shridhar_ft.plan.layout import layout_here
 from shridhar_ft.plan.levers import Levers, check_levers
 from shridhar_ft.plan.memory import GIB

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 if TYPE_CHECKING:
     import torch
 
@@ -16,14 +18,17 @@ def room_bytes(device: "torch.device") -> int:
     On CUDA the GPU's memory; else the machine's, or the container's where that has a limit, shared out evenly over the
     processes that a launcher started here.
     """
-    import psutil
-    import torch
-
     if device.type == "cuda":
+        import torch
+
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
-    free = min([psutil.virtual_memory().available, *_container_rooms()])
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) + psutil.Process().memory_info().rss
+    return free_bytes() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) + psutil.Process().memory_info().rss
+
+
+def free_bytes() -> int:
+    """Bytes of memory that the machine, or the container where that has a limit, has free."""
+    return min([psutil.virtual_memory().available, *_container_rooms()])
 
 
 def _container_rooms() -> list[int]:

@@ -1,0 +1,228 @@
+"""Machines, their chips, and what an hour costs: machines.yaml, the user's own file, and this machine itself."""
+
+import difflib
+import os
+import platform
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import yaml
+
+from shridhar_ft.config import read_yaml
+from shridhar_ft.errors import UserError
+from shridhar_ft.plan.free_memory import free_bytes
+from shridhar_ft.runfolder import read_json
+
+FILE = Path(__file__).with_name("machines.yaml")
+HERE = "here"
+Kind = Literal["cuda", "mps", "cpu"]
+HALF_AT = 512  # hidden size at which a GPU's matrix products reach half of what wide ones reach
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast one device is in a training step."""
+
+    matmul: dict[str, dict[int, float]]
+    """Type (fp32, bf16) → width → operations a second; between widths it is interpolated."""
+    attention: dict[str, float]
+    """Type → operations a second of attention, forward and backward together."""
+    memory: float
+    """Bytes a second that elementwise work reads and writes."""
+    layer: float
+    """Seconds that one pass over one layer takes however little it computes."""
+    link: float
+    """Bytes a second from one device to another."""
+    measured: bool = False
+    """Whether this machine was calibrated; else they are peaks times stated efficiencies."""
+
+    def matmul_at(self, dtype: str, width: int) -> float:
+        """Operations a second of matrix products of this width."""
+        points = sorted(self.matmul[dtype].items())
+        if width <= points[0][0]:
+            return points[0][1]
+        for (low, slow), (high, fast) in pairwise(points):
+            if width <= high:
+                return slow + (fast - slow) * (width - low) / (high - low)
+        return points[-1][1]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine: its devices, its rates, its price."""
+
+    name: str
+    kind: Kind
+    chip: str
+    devices: int
+    memory: int
+    """Bytes of one device; on a CPU those of the machine."""
+    host: int
+    """Bytes of the host."""
+    disk: int | None
+    """Bytes of its own disk; None: as much as is asked for."""
+    rates: Rates
+    usd_per_hour: float | None
+    spot: float | None
+    egress_usd_per_gb: float
+    priced: date | None
+    source: str
+    free: int | None = None
+    """This machine: bytes that are free now."""
+
+    @property
+    def limit(self) -> int:
+        """Bytes of one device that may come to be filled, before the share that is left free."""
+        return self.memory if self.free is None else self.free
+
+    def in_bf16(self, precision: str) -> bool:
+        """Whether `precision` means bf16 here: auto takes what is faster."""
+        if precision != "auto":
+            return precision == "bf16"
+        if self.kind == "mps":  # taken only where the recipe says so
+            return False
+        fastest = {dtype: max(widths.values()) for dtype, widths in self.rates.matmul.items()}
+        return fastest.get("bf16", 0) > 1.2 * fastest["fp32"]
+
+
+def user_file() -> Path:
+    """The user's own machines."""
+    folder = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(folder) / "shridhar_ft" / "machines.yaml"
+
+
+def calibration_file() -> Path:
+    """What `plan --calibrate` measured on this machine."""
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) / "shridhar_ft" / f"machine-{platform.node() or 'local'}.json"
+
+
+@cache
+def machines() -> dict[str, Machine]:
+    """All machines by name, the user's own before those that ship.
+
+    Raises:
+        UserError: The user's file is no such YAML; says which key of which machine.
+    """
+    shipped, own = _read(FILE), _read(user_file()) if user_file().is_file() else {"chips": {}, "machines": {}}
+    chips = shipped["chips"] | own["chips"]
+    found = {}
+    for file, listed in ((FILE, shipped["machines"]), (user_file(), own["machines"])):
+        for name, given in listed.items():
+            try:
+                found[name] = _machine(name, given, chips)
+            except (KeyError, TypeError) as error:
+                raise UserError(f"{file}: machines.{name}: {error} is missing or wrong; see {FILE.name}") from error
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        held = read_yaml(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not valid YAML ({getattr(error, 'problem', error)}); mend it") from error
+    return {"chips": held.get("chips") or {}, "machines": held.get("machines") or {}}
+
+
+def _machine(name: str, given: dict[str, Any], chips: dict[str, Any]) -> Machine:
+    chip = chips[given["chip"]]
+    return Machine(
+        name=name,
+        kind=chip["kind"],
+        chip=given["chip"],
+        devices=int(given["devices"]),
+        memory=int(chip["memory_gib"] * 2**30),
+        host=int(given["host_gib"] * 2**30),
+        disk=int(given["disk_gb"] * 1e9) if given.get("disk_gb") else None,
+        rates=_rates(chip),
+        usd_per_hour=given.get("usd_per_hour"),
+        spot=given.get("spot"),
+        egress_usd_per_gb=float(given.get("egress_usd_per_gb") or 0),
+        priced=given.get("priced"),
+        source=str(given.get("source", "your own file")),
+    )
+
+
+def _rates(chip: dict[str, Any]) -> Rates:
+    """Peaks times efficiencies; a GPU's matrix products lose by narrow models."""
+    share = chip["efficiency"]
+    widths = (128, 256, 512, 1024, 2048, 4096, 8192)
+    lost = HALF_AT if chip["kind"] != "cpu" else 0
+    return Rates(
+        matmul={
+            dtype: {width: chip[dtype] * 1e12 * share["matmul"] * width / (width + lost) for width in widths}
+            for dtype in ("fp32", "bf16")
+        },
+        attention={dtype: chip[dtype] * 1e12 * share["attention"] for dtype in ("fp32", "bf16")},
+        memory=chip["gb_per_s"] * 1e9 * share["memory"],
+        layer=3e-4,
+        link=chip["link_gb_per_s"] * 1e9,
+    )
+
+
+def machine(name: str) -> Machine:
+    """A machine by name; `here` is this one.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if name == HERE:
+        return this_machine()
+    known = machines()
+    if name not in known:
+        near = difflib.get_close_matches(name, [*known, HERE], n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join([HERE, *known])}"
+        raise UserError(f"machine '{name}': there is none of that name ({hint}); add it to {user_file()}")
+    return known[name]
+
+
+def this_machine() -> Machine:
+    """This machine: as calibrated, else with the rates of the two cores that we measured and its own memory.
+
+    Its GPUs are known by `plan --calibrate` only: without torch there is no asking.
+    """
+    memory = psutil.virtual_memory().total
+    cores = psutil.cpu_count(logical=False) or 1
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    near = machines()["macbook-m4-max" if apple else "cpu-2-cores"]
+    scale = max(1.0, cores / 2) if near.kind == "cpu" else 1.0
+    guessed = Rates(
+        matmul={d: {w: rate * scale for w, rate in widths.items()} for d, widths in near.rates.matmul.items()},
+        attention={dtype: rate * scale for dtype, rate in near.rates.attention.items()},
+        memory=near.rates.memory,
+        layer=near.rates.layer,
+        link=near.rates.link,
+    )
+    here = replace(
+        near,
+        name=HERE,
+        memory=memory,
+        host=memory,
+        free=free_bytes(),
+        rates=guessed,
+        source=f"this machine, rates guessed from {near.name} by its {cores} cores: run plan --calibrate",
+    )
+    if not calibration_file().is_file():
+        return here
+    held = read_json(calibration_file())
+    return replace(
+        here,
+        kind=held["kind"],
+        chip=held["chip"],
+        devices=held["devices"],
+        memory=held["memory"],
+        free=free_bytes() if held["kind"] != "cuda" else None,
+        rates=_stored(held["rates"]),
+        source=f"this machine, calibrated {held['at']}",
+    )
+
+
+def _stored(held: dict[str, Any]) -> Rates:
+    """Rates as a JSON file holds them, whose keys are text."""
+    matmul = {dtype: {int(width): rate for width, rate in widths.items()} for dtype, widths in held["matmul"].items()}
+    return Rates(**{**held, "matmul": matmul, "measured": True})
