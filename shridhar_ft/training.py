@@ -38,6 +38,7 @@ from shridhar_ft.model.isolation import probe_isolation
 from shridhar_ft.model.quantized import Quantization
 from shridhar_ft.model.rope_receipt import check_rope, check_written_rope
 from shridhar_ft.out_of_memory import memory_errors
+from shridhar_ft.plan.steps import schedule
 from shridhar_ft.preparation import measured_context
 from shridhar_ft.progress import TrainingProgress, quiet, say
 from shridhar_ft.resume import Facts, choose_together
@@ -56,7 +57,6 @@ from shridhar_ft.runfolder import (
     write_json,
 )
 from shridhar_ft.starting import Origin, Receipts, start_model
-from shridhar_ft.sufficiency import schedule
 from shridhar_ft.tokenizer import pad_id
 from shridhar_ft.trainer import SpannedSchedule, WindowCollator, WindowTrainer
 from shridhar_ft.watchdog import Watchdog
