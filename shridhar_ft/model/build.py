@@ -12,6 +12,7 @@ from shridhar_ft.config import Model, Recipe
 from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.model.rope import StageRope, apply_rope, forget_lengths, original_context, stage_rope
 from shridhar_ft.model.sparse import with_sparse_layers
+from shridhar_ft.model.text_part import as_text_model, text_names
 from shridhar_ft.runfolder import file_hash
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ def load_model(
             revision=revision,
             dtype=dtype,
             attn_implementation=attention,
+            key_mapping=(renamed := text_names(source, revision)),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are told below, by name, and not as a traceback
         )
@@ -183,6 +185,8 @@ def load_model(
     # transformers fills missing tensors with random numbers and only logs it.
     if absent := sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ())):
         raise UserError(f"{source}: {len(absent)} tensors do not fit or are missing, first {absent[0]}; wrong folder?")
+    if renamed is not None:
+        as_text_model(model)
     forget_lengths(model)
     return model
 
