@@ -119,6 +119,17 @@ class Launch(Section):
     """An accelerate config file; auto takes cpu, mps, single_gpu or ddp by the devices that are there."""
 
 
+class Budget(Section):
+    """Where a run is meant to train, and what it may cost: what `shridhar-ft plan` judges it by."""
+
+    machine: str = "here"
+    """A machine of plan/machines.yaml or of the user's own file; here is this one."""
+    max_usd: float | None = Field(None, gt=0)
+    """What the whole run may cost (US dollars)."""
+    usd_per_hour: float | None = Field(None, ge=0)
+    """Price of the whole machine, where it is another than the listed one (US dollars an hour)."""
+
+
 class Recipe(Section):
     """Everything a run needs to know."""
 
@@ -135,6 +146,7 @@ class Recipe(Section):
     eval: Eval = Eval()
     launch: Launch = Launch()
     export: Export = Export()
+    budget: Budget = Budget()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

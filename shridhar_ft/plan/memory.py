@@ -197,7 +197,7 @@ def _static(
     cut = layout.sharding in ("zero3", "fsdp")
     weights = whole // shards if cut else whole
     quantized = int(size.quantized * quantized_bits(tuning) / 8)
-    moments = _moments(size, tuning, levers, 4 if layout.deepspeed else of_trained) // shards
+    moments = optimizer_bytes(size, tuning, levers, 4 if layout.deepspeed else of_trained) // shards
     masters = 4 * size.trained // shards if layout.deepspeed else 0  # DeepSpeed keeps a float32 copy of its part
     device_terms = {
         "process": PROCESS if device != "cuda" else CONTEXT,
@@ -247,8 +247,15 @@ def _buffers(size: Sizes, layout: Layout, of_trained: int, device: str) -> int:
     return 0
 
 
-def _moments(size: Sizes, tuning: Tuning, levers: tuple[Lever, ...], of_trained: int) -> int:
-    """Bytes of the optimizer's state."""
+def optimizer_bytes(size: Sizes, tuning: Tuning, levers: tuple[Lever, ...], of_trained: int) -> int:
+    """Bytes of the optimizer's state, whole.
+
+    Args:
+        size: The model's.
+        tuning: Which optimizer.
+        levers: Those that make it smaller.
+        of_trained: Bytes of a trained weight, whose type its moments have.
+    """
     if tuning.optimizer == "adafactor" or "paged_adamw_8bit" in levers:  # rows and columns only; in host memory
         return 0
     if "adamw_8bit" not in levers:

@@ -22,6 +22,8 @@ class ModelConfig:
 
     config: dict[str, Any]
     source: str
+    spare_rows: bool = False
+    """Whether a base has more rows of embeddings than tokens, so that new tokens need none."""
 
 
 def config_of(model: Model) -> ModelConfig:
@@ -44,7 +46,8 @@ def config_of(model: Model) -> ModelConfig:
     if not file.is_file():
         known = known_bases()
         if model.base in known:
-            return ModelConfig(dict(known[model.base]), "bases.yaml")
+            config = dict(known[model.base])
+            return ModelConfig(config, "bases.yaml", spare_rows=config.pop("spare_rows", False))
         file = _in_cache(model.base, model.revision)
     config = json.loads(file.read_text(encoding="utf-8"))
     return ModelConfig(config.get("text_config") or config, str(file))
