@@ -13,7 +13,7 @@ import typer
 
 from shridhar_ft import __version__
 from shridhar_ft.allowed import ALLOW, parse_allowed
-from shridhar_ft.errors import Resumable, Stop
+from shridhar_ft.errors import Resumable, Stop, UserError
 from shridhar_ft.progress import print_error, quiet, say
 from shridhar_ft.signals import stoppable
 
@@ -238,6 +238,51 @@ def recipe_schema_command() -> None:
     from shridhar_ft.config import recipe_schema
 
     answer(True, recipe_schema())
+
+
+@app.command(epilog="Example: shridhar-ft plan recipes/shridhar-gpt --machine lambda-8xa100-80gb")
+def plan(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="As for run; not needed with --calibrate.")
+    ] = None,
+    overrides: Overrides = None,
+    machine: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where (default: budget.machine; here is this machine).")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="YAML", help="An accelerate config (default: launch.config).")
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="All machines and methods in one table.")] = False,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Measure this machine for a minute first.")] = False,
+    book_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Tokens of books to plan with, instead of those there are.")
+    ] = None,
+    dialogue_tokens: Annotated[int | None, typer.Option(metavar="N", min=1, help="The same of dialogues.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Memory, time and money before a single step; what does not fit, and the smallest change that mends it."""
+    from shridhar_ft.plan.command import Asked, answer_for
+
+    if calibrate:
+        from shridhar_ft.plan.calibrate import calibrate as measure
+
+        measured = measure(say)
+        if recipe is None:
+            answer(as_json, measured)
+            return
+    if recipe is None:
+        raise UserError("plan: name a RECIPE, or --calibrate this machine; e.g. shridhar-ft plan recipes/demo")
+    asked = Asked(machine, config, book_tokens, dialogue_tokens, count=_counted_with_torch)
+    answer(as_json, *answer_for(recipe, overrides or [], asked, compare))
+
+
+def _counted_with_torch(recipe: Any, vocabulary: int | None) -> Any:  # noqa: ANN401
+    """The shape of a model that no formula knows."""
+    from shridhar_ft.model.build import base_config
+    from shridhar_ft.plan.meta import shape_on_meta
+
+    say("plan: no formula for this architecture; counting it with torch")
+    return shape_on_meta(base_config(recipe.model, vocabulary))
 
 
 @app.command(epilog="Example: shridhar-ft export runs/demo export.dtype=bfloat16")
