@@ -277,7 +277,7 @@ def test_every_base_gets_the_same_template_behind_its_own_opening(name: str, sta
 
 @pytest.mark.parametrize("name", BASES)
 def test_the_rows_of_new_tokens_are_trained(name: str) -> None:
-    """Three of the bases have spare rows, so `auto` would take the vocabulary for one that did not grow."""
+    """Qwen and Gemma have spare rows, so `auto` would take the vocabulary for one that did not grow."""
     assert recipe_of(name).train.train_embeddings is True
 
 
