@@ -80,9 +80,9 @@ def _from_recipe(model: Model, vocab_size: int | None) -> "PreTrainedConfig":
     given = {**dict.fromkeys(TOKEN_IDS), **given}
     try:
         config = config_class(**given)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        why = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ").rstrip(".")
-        raise UserError(f"model.from_config: {why}; mend the sizes") from error
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:  # KeyError: a rope_parameters without a key
+        why = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ").strip("\"").rstrip(".")
+        raise UserError(f"model.from_config: {why}; mend the sizes, or rope_parameters") from error
     return config
 
 
@@ -91,6 +91,8 @@ def _from_base(model: Model) -> "PreTrainedConfig":
 
     try:
         config = AutoConfig.from_pretrained(model.base, revision=model.revision)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"model.base: the config.json of '{model.base}' has a bad key ({error}); mend it") from error
     except (OSError, ValueError) as error:
         raise UserError(
             f"model.base: no model at '{model.base}' ({first_line(error)}); "
