@@ -17,6 +17,8 @@ from shridhar_ft.model.build import base_config, load_model, stage_config
 from shridhar_ft.model.rope import check_rope
 from shridhar_ft.model.rope_formulas import Parameters, expected_frequencies, rope_sets, rotary_dim
 from shridhar_ft.model.text_part import TEXT_NAMES
+from shridhar_ft.plan.models import config_of
+from shridhar_ft.plan.shapes import shape_of
 from shridhar_ft.shipped import shipped
 from shridhar_ft.tokenizer import encode_book, encode_dialogue, extend_tokenizer
 
@@ -127,6 +129,15 @@ def test_as_many_parameters_as_published_and_their_names(name: str) -> None:
     expected = {f"model.layers.{i}.{part}.weight" for i in range(model.config.num_hidden_layers) for part in layer}
     expected |= {"model.embed_tokens.weight", "model.norm.weight"} | (set() if known.tied else {"lm_head.weight"})
     assert names == expected
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_plan_needs_no_download_and_counts_the_same(name: str) -> None:
+    known = config_of(load_recipe(shipped("recipes") / name).model)
+    shape = shape_of(known.config)
+    assert known.source == "bases.yaml" and shape is not None
+    assert shape.total == sum(parameter.numel() for parameter in on_meta(name).parameters())
+    assert known.config["max_position_embeddings"] == base_config(recipe_of(name).model).max_position_embeddings
 
 
 def test_the_size_of_yandexgpts_files_says_that_its_head_is_its_own() -> None:
