@@ -4,7 +4,10 @@ Quantised here, in memory, and not at loading: the vocabulary may have grown and
 and the hash of the base is that of its own weights. Works on the CPU too (bitsandbytes).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -76,24 +79,54 @@ def _quantized(layer: nn.Linear, how: Quantization, device: torch.device) -> nn.
         made.weight = Params4bit(
             weight, requires_grad=False, compress_statistics=how.double, quant_type="nf4", module=made
         )
+        # Where a processor has AVX512-BF16, bitsandbytes repacks a layer at its first forward pass without gradients,
+        # and a repacked layer gives none: the isolation probe would freeze the training.
+        made.support_avx512bf16_for_cpu = False
     else:
         made.weight = Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+        made.forward = partial(_int8_linear, made)
     if layer.bias is not None:
         made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
     return made.to(device)
 
 
-def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
-    """Let 4-bit layers compute in this type; left alone they take that of the first tensor that comes along.
+def _int8_linear(layer: Any, hidden: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - a layer of bitsandbytes
+    """The weight as it is in 8 bits, what it is multiplied with unrounded, in training as in evaluation.
 
-    And keep their bytes in one layout: on a processor with AVX512-BF16 bitsandbytes repacks them at the first forward
-    pass without gradients, and a repacked layer gives no gradient: the isolation probe would freeze the training.
+    bitsandbytes rounds both on a GPU, and on a CPU only in evaluation: the model that is certified would not be the
+    one that was trained.
     """
+    from bitsandbytes.autograd._functions import MatMul8bitFp
+
+    if layer.weight.CB is not None:
+        layer.init_8bit_state()
+    bias = None if layer.bias is None else layer.bias.to(hidden.dtype)
+    return MatMul8bitFp.apply(hidden, layer.weight, None, bias, layer.state)
+
+
+def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let 4-bit layers compute in this type; left alone they take that of the first tensor that comes along."""
     for layer in quantized_layers(model):
         if hasattr(layer, "compute_dtype"):
             layer.compute_dtype, layer.compute_type_is_set = dtype, True
             layer.weight.quant_state.dtype = dtype  # of the weight that is unpacked for a product
-            layer.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def unmarked(model: nn.Module) -> Iterator[None]:
+    """Hide, inside the block, that a base is quantised: TRL rounds the adapters on such a base to bf16 otherwise.
+
+    In bf16 small updates of AdamW are lost, and an adapter handed over would not be the one that was trained.
+    """
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    marks = {name: getattr(base, name) for name in ("is_loaded_in_4bit", "is_loaded_in_8bit") if hasattr(base, name)}
+    for name in marks:
+        setattr(base, name, False)
+    try:
+        yield
+    finally:
+        for name, value in marks.items():
+            setattr(base, name, value)
 
 
 def quantized_layers(model: nn.Module) -> list[Any]:
