@@ -80,8 +80,8 @@ def _from_recipe(model: Model, vocab_size: int | None) -> "PreTrainedConfig":
     given = {**dict.fromkeys(TOKEN_IDS), **given}
     try:
         config = config_class(**given)
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:  # KeyError: a rope_parameters without a key
-        why = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ").strip("\"").rstrip(".")
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:  # KeyError: in rope_parameters
+        why = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ").strip('"').rstrip(".")
         raise UserError(f"model.from_config: {why}; mend the sizes, or rope_parameters") from error
     return config
 
