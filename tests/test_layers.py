@@ -24,7 +24,7 @@ LAYERS = (
     {"documents", "adapters", "resume"},
     {"sufficiency"},
     {"preparation"},
-    {"arguments", "callbacks", "measuring", "guarded"},
+    {"arguments", "callbacks", "measuring", "guarded", "plan_receipt"},
     {"trainer", "starting"},
     {"training"},
     {"stages"},

@@ -1,5 +1,6 @@
 """The part of the certificate that a real llama.cpp gives: a GGUF's logits beside the model's, and its tokens."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shridhar_ft.export.certificate import Places, compare
+from shridhar_ft.export.gguf_limits import check_written
 from shridhar_ft.export.gguf_model import GgufModel, has_llama_cpp
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 PROBE = (
     "Привет, мир! «Не всё то золото…» — ёлка, съезд. I've 1234567 things;\n\n\tкр̣ш̣н̣а, а̄тма̄ (ом̇ намо)  "
@@ -19,6 +21,14 @@ PROBE = (
 )
 """Cases, digits, spaces, combining marks: what pre-tokenizers differ in."""
 SAMPLE = 2048  # tokens of the certificate's text that are written out and read again
+LONG = 16_384  # tokens beyond which fewer are read at once, as attention's scores are kept whole
+REAL = 0.2  # random ids do not come back from their own text; a text's do, special tokens aside
+OTHERS = 0.02  # share of a text's tokens that may differ: llama.cpp's patterns are approximations
+CONVERSATION = [
+    {"role": "user", "content": "Что такое терпение? 1234 — кр̣ш̣н̣а"},
+    {"role": "assistant", "content": "Ждать,\nне жалуясь."},
+    {"role": "user", "content": "Ещё"},
+]
 
 
 def unread(kinds: Sequence[str]) -> list[str]:
@@ -29,6 +39,7 @@ def unread(kinds: Sequence[str]) -> list[str]:
 def read_file(
     file: Path,
     text: np.ndarray,
+    config: "PreTrainedConfig",
     tokenizer: "PreTrainedTokenizerBase",
     trained: "torch.Tensor",
     where: Places,
@@ -38,33 +49,54 @@ def read_file(
     Args:
         file: The GGUF.
         text: Token ids, as long as the full context.
+        config: The model's, with its RoPE.
         tokenizer: The model's own.
         trained: Logits of the trained model at `where`, float32 (P, V).
         where: Positions.
 
     Returns:
-        What `compare` finds, and whether llama.cpp cuts texts into the same tokens.
+        What `compare` finds, whether llama.cpp cuts texts into the same tokens, and whether its RoPE is the config's.
     """
     import torch
 
-    # float32 keys and values: what is compared is the file, and not how a cache rounds.
-    model = GgufModel(file, context=len(text), cache="f32")
+    # float32 keys and values and plain attention: what is compared is the file, and not how a cache rounds.
+    model = GgufModel(file, context=len(text), cache="f32", flash=False, batch=512 if len(text) <= LONG else 64)
     logits = torch.from_numpy(model.logits_at(text, where.all))
     found = compare(trained, logits[:, : trained.shape[1]], where)
+    found["rope"] = check_written(file, config)
     found["tokens"] = compare_tokens(model, tokenizer, text)
     model.close()
     return found
 
 
 def compare_tokens(model: GgufModel, tokenizer: "PreTrainedTokenizerBase", text: np.ndarray) -> dict[str, Any]:
-    """Whether llama.cpp reads texts as the tokenizer does: a sample of the certificate's text, and a hard one."""
+    """Whether llama.cpp reads texts as the tokenizer does.
+
+    Three of them: a sample of the certificate's text (left out where that is no text but random ids), a hard one, and a
+    conversation through the file's own chat template, special tokens and all.
+    """
+    pairs = {"probe": (tokenizer(PROBE, add_special_tokens=False).input_ids, model.tokenize(PROBE, special=False))}
     sample = tokenizer.decode(text[:SAMPLE].tolist(), skip_special_tokens=True)
-    found = {}
-    for name, written in (("sample", sample), ("probe", PROBE)):
-        own = tokenizer(written, add_special_tokens=False, verbose=False).input_ids
-        theirs = model.tokenize(written, special=False)
-        same = next(
-            (i for i, (a, b) in enumerate(zip(own, theirs, strict=False)) if a != b), min(len(own), len(theirs))
-        )
-        found[name] = {"tokens": len(own), "by_llama_cpp": len(theirs), "same_until": same, "ok": own == theirs}
-    return found
+    own = tokenizer(sample, add_special_tokens=False, verbose=False).input_ids
+    if _share_of_others(own, text[:SAMPLE].tolist()) < REAL:
+        pairs["sample"] = (own, model.tokenize(sample, special=False))
+    if tokenizer.chat_template:
+        rendered = tokenizer.apply_chat_template(CONVERSATION, add_generation_prompt=True, return_dict=True)
+        pairs["chat"] = (rendered["input_ids"], model.render(CONVERSATION))
+    return {
+        name: {
+            "tokens": len(own),
+            "by_llama_cpp": len(theirs),
+            "share_of_others": round(_share_of_others(own, theirs), 4),
+            "ok": _share_of_others(own, theirs) <= (OTHERS if name != "chat" else 0),
+        }
+        for name, (own, theirs) in pairs.items()
+    }
+
+
+def _share_of_others(own: Sequence[int], theirs: Sequence[int]) -> float:
+    """Share of one list's ids that the other does not have."""
+    if list(own) == list(theirs):
+        return 0.0
+    missing = (Counter(own) - Counter(theirs)).total()
+    return max(missing, 1) / max(len(own), 1)  # another order is a difference too

@@ -46,6 +46,7 @@ class GgufModel:
         cache: str = "f16",
         threads: int | None = None,
         batch: int = 512,
+        flash: bool = True,
     ) -> None:
         """
         Args:
@@ -54,6 +55,8 @@ class GgufModel:
             cache: Type of the key/value cache, one of CACHES.
             threads: For prefill and decode; None takes the machine's.
             batch: Tokens that are read at once.
+            flash: Attention in blocks. On a CPU it rounds to 16 bits whatever the cache's type (3e-4 in a logit, where
+                the plain one has 5e-7), and needs no memory for scores: without it batch × window × heads × 4 bytes.
 
         Raises:
             UserError: llama-cpp-python is missing, or llama.cpp cannot read the file.
@@ -74,12 +77,13 @@ class GgufModel:
                 n_threads_batch=threads,
                 type_k=CACHES[cache],
                 type_v=CACHES[cache],
-                flash_attn=True,
+                flash_attn=flash,
                 verbose=False,
                 **AS_THE_FILE_SAYS,
             )
         except ValueError as error:
             raise UserError(f"{file}: llama.cpp cannot read this file; export it anew") from error
+        self.file = file
         self.window = int(self.llama.n_ctx())
         self.vocab_size = int(self.llama.n_vocab())
         self.batch = batch
@@ -157,6 +161,25 @@ class GgufModel:
     def tokenize(self, text: str, special: bool) -> list[int]:
         """Token ids of a text; special tokens are read as such where `special`, and as plain text otherwise."""
         return self.llama.tokenize(text.encode("utf-8"), add_bos=False, special=special)
+
+    def render(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation by the file's own chat template, ready for the answer.
+
+        Raises:
+            UserError: The file has no chat template.
+        """
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        written = self.metadata()
+        if "tokenizer.chat_template" not in written:
+            raise UserError(f"{self.file}: it has no chat template, so nobody can talk to it; export the model anew")
+        begin, end = (self._special(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
+        formatter = Jinja2ChatFormatter(written["tokenizer.chat_template"], eos_token=end, bos_token=begin)
+        return self.tokenize(formatter(messages=messages).prompt, special=True)
+
+    def _special(self, key: str) -> str:
+        token = self.metadata().get(key)
+        return "" if token is None else self.llama._model.token_get_text(int(token))
 
     def metadata(self) -> dict[str, str]:
         """The file's metadata, as llama.cpp reads them."""

@@ -91,7 +91,7 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
         if kind in skipped:
             continue
         artefact = f"gguf {kind}"
-        comparisons[artefact] = read_file(file, merge.text, merge.tokenizer, trained, where)
+        comparisons[artefact] = read_file(file, merge.text, claimed, merge.tokenizer, trained, where)
         types[artefact] = artefact
     if skipped:
         say(f"export: nothing has read {', '.join(skipped)}; {skipped[0]} and the others want shridhar_ft[llama-cpp]")
@@ -126,9 +126,11 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
 def _mend(rope_ok: bool, failed: list[str]) -> str:
     if not rope_ok:
         return "the reloaded RoPE is another"
+    if not failed:
+        return ""
     if [name for name in failed if not name.startswith("gguf")]:
         return f"{failed[0]} differs; export in a wider type with export.dtype=float32"
-    return f"{failed[0] if failed else ''} differs; take a wider kind in export.gguf (f16, or q8_0)"
+    return f"{failed[0]} differs; take a wider kind in export.gguf (f16, or q8_0), or leave it out"
 
 
 # ---------------------------------------------------------------------------------------------------- writing

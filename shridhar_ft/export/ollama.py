@@ -42,6 +42,11 @@ TEMPLATES: dict[str, tuple[Callable[[Messages], str], str, list[str]]] = {
 CONVERSATIONS: tuple[list[dict[str, str]], ...] = (
     [{"role": "user", "content": "Что такое терпение?"}],
     [
+        {"role": "user", "content": "Раз"},
+        {"role": "assistant", "content": "два"},
+        {"role": "user", "content": "три"},
+    ],
+    [
         {"role": "system", "content": "Отвечай кратко.\nПо-русски."},
         {"role": "user", "content": "Кто ты?"},
         {"role": "assistant", "content": "Собеседник."},
@@ -65,12 +70,15 @@ def ollama_template(tokenizer: "PreTrainedTokenizerBase", where: str = "export.o
         str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
         for messages in CONVERSATIONS
     ]
-    first = tokenizer.bos_token or ""
+    if "bos_token" in tokenizer.chat_template and tokenizer.bos_token:
+        rendered = [text.removeprefix(tokenizer.bos_token) for text in rendered]
     for render, template, stops in TEMPLATES.values():
-        if all(
-            text.removeprefix(first) == render(messages) for text, messages in zip(rendered, CONVERSATIONS, strict=True)
-        ):
-            return template, stops
+        # What stands in front where nobody gave a system text: a default one, in some models.
+        front = rendered[0].removesuffix(render(CONVERSATIONS[0]))
+        wanted = [("" if m[0]["role"] == "system" else front) + render(m) for m in CONVERSATIONS]
+        if rendered == wanted and "{{" not in front:
+            default = f'{{{{ if ne (index .Messages 0).Role "system" }}}}{front}{{{{ end }}}}' if front else ""
+            return default + template, stops
     raise UserError(
         f"{where}: the tokenizer's chat template is none that is known in Ollama's language ({', '.join(TEMPLATES)}); "
         f"leave {where} out"
