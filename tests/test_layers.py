@@ -29,6 +29,7 @@ LAYERS = (
     {"training"},
     {"stages"},
     {"export"},
+    {"library"},
     {"entry", "chat"},
     {"pretrain", "sft", "pipeline"},
     {"cli"},
