@@ -22,6 +22,7 @@ def arguments(
     bf16: bool,
     seed: int,
     state: "PartialState",
+    readers: int,
     tell: Callable[[str], None],
 ) -> SFTConfig:
     """The settings of one part.
@@ -34,13 +35,14 @@ def arguments(
         validates: Whether there are validation windows.
         bf16: Whether matrix products run in bf16 under autocast.
         seed: The recipe's.
-        state: Processes and device.
+        state: The device.
+        readers: Processes that read different windows in one forward pass (all of them, but for Ulysses).
         tell: Told what does not divide evenly.
     """
-    at_once = tuning.batch_size * state.num_processes
-    if state.num_processes > 1 and windows % at_once:
+    at_once = tuning.batch_size * readers
+    if readers > 1 and windows % at_once:
         tell(f"{windows} windows do not share out evenly over {at_once} places; some are read twice")
-    steps = schedule(tuning, windows, window, state.num_processes)["steps"]
+    steps = schedule(tuning, windows, window, readers)["steps"]
     evaluate_every = tuning.evaluate_every or max(1, steps // 10)
     save_every = evaluate_every if tuning.keep == "best" else tuning.save_every or evaluate_every
     return SFTConfig(

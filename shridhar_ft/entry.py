@@ -11,19 +11,27 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from shridhar_ft.allowed import ALLOW, RESTART, allow_option, parse_allowed
 from shridhar_ft.config import Recipe, load_recipe
-from shridhar_ft.errors import DiskFailed, Resumable, Stop, UserError
+from shridhar_ft.engines import check_processes
+from shridhar_ft.errors import DiskFailed, Resumable, Stop
+from shridhar_ft.model.build import base_config
+from shridhar_ft.plan.check import NO_PLAN, machine_here, refuse_what_cannot_fit
+from shridhar_ft.plan.free_memory import room_bytes
+from shridhar_ft.plan.layout import layout_here
+from shridhar_ft.plan.meta import shape_on_meta
 from shridhar_ft.progress import print_error, quiet, say
 from shridhar_ft.runfolder import Run, only_one, read_json, run_folder
 from shridhar_ft.signals import stoppable
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
-PROCESSES = "SHRIDHAR_FT_PROCESSES"  # how many processes `shridhar-ft run` asked accelerate for
+    from shridhar_ft.plan.machines import Kind
+
 UNDER_RUN = "SHRIDHAR_FT_UNDER_RUN"  # set by `shridhar-ft run`, which holds the lock itself
 
 Work = Callable[[Recipe, Run, "PreTrainedTokenizerBase", frozenset[str]], None]
@@ -49,7 +57,10 @@ def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = N
     ask.add_argument("recipe", metavar="RECIPE", help="a YAML file, a folder with recipe.yaml, or a shipped name")
     ask.add_argument("overrides", metavar="key.sub=value", nargs="*", help="settings that replace the recipe's")
     ask.add_argument("--allow", metavar="NAME,…", action="append", default=[], help=ALLOW)
+    ask.add_argument("--no-plan", action="store_true", help="try what does not fit by the plan")
     given = ask.parse_intermixed_args(arguments)
+    if given.no_plan:
+        os.environ[NO_PLAN] = "1"
     first = os.environ.get("RANK", "0") == "0"
     under_run = UNDER_RUN in os.environ
     run: Run | None = None
@@ -66,13 +77,14 @@ def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = N
                 held.enter_context(only_one(run))
             if first and not under_run and run.root.is_dir():
                 run.status(None, module, "training")
-            _work(recipe, run, work, allowed)
+            _work(module, recipe, run, work, allowed)
         if first:
             run.status(0, module, "done")
         return 0
     except Stop as stop:
         command = ["accelerate", "launch", "-m", f"shridhar_ft.{module}", given.recipe, *given.overrides]
         command += allow_option(allowed - {RESTART})  # done already, and not to be done twice
+        command += ["--no-plan"] if given.no_plan else []
         again = shlex.join(command)
         if not (first or _speaks_for_all(run)):
             return stop.status
@@ -105,41 +117,43 @@ def _status(run: Run) -> int | None:
     return read_json(file)["status"] if file.is_file() else None
 
 
-def _work(recipe: Recipe, run: Run, work: Work, allowed: frozenset[str]) -> None:
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
+def _work(module: str, recipe: Recipe, run: Run, work: Work, allowed: frozenset[str]) -> None:
     from shridhar_ft.model.memory import use_huge_pages
     from shridhar_ft.preparation import prepare
+    from shridhar_ft.processes import device_type, join, launched
 
     use_huge_pages()  # torch reads it at the first tensor
-
-    # Without `cpu`, accelerate takes every CPU process for the only one until a Trainer is built; its launcher sets
-    # the flag for some configs only.
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-    _check_processes(state.num_processes)
+    engine = launched()
+    engine.check(recipe, device_type(engine))
+    state = join(engine)
+    check_processes(state.num_processes)
     tell = say if state.is_main_process else quiet
     if UNDER_RUN not in os.environ:
         for sentence in recipe.without_effect():
             tell(f"note: {sentence}")
+    _refuse_what_cannot_fit(module, recipe, run, state.device, tell)
     with state.main_process_first():
         tokenizer = prepare(recipe, run, tell)
     work(recipe, run, tokenizer, allowed)
 
 
-def _check_processes(found: int) -> None:
-    """Refuse to train alone where several processes were asked for: some accelerate settings silently start one."""
-    asked = int(os.environ.get(PROCESSES) or os.environ.get("WORLD_SIZE", "1"))
-    if asked != found:
-        raise UserError(
-            f"launch.config asks for {asked} processes and {found} came up; on a CPU use distributed_type MULTI_GPU "
-            "with use_cpu: true, as accelerate_configs/cpu_ddp.yaml does"
-        )
+def _refuse_what_cannot_fit(
+    module: str, recipe: Recipe, run: Run, device: "torch.device", tell: Callable[[str], None]
+) -> None:
+    """The plan of this entry's parts on this machine; every rank finds the same, and refuses alike."""
+    layout, kind = layout_here(), cast("Kind", device.type)
+    machine = machine_here(kind, room_bytes(device), layout)
+    refuse_what_cannot_fit(
+        recipe, run, module, machine, layout, tell, lambda held, size: shape_on_meta(base_config(held.model, size))
+    )
 
 
 def leave(status: int) -> None:
-    """End the process with this status, its output flushed."""
+    """End the process with this status, its output flushed and the other processes let go of."""
+    if "torch" in sys.modules:
+        from shridhar_ft.processes import part_company
+
+        part_company(agreed=status in (0, Resumable.status))
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(status)

@@ -12,18 +12,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import psutil
-import yaml
 
 from shridhar_ft.allowed import RESTART, allow_option
 from shridhar_ft.config import Recipe
-from shridhar_ft.entry import PROCESSES, UNDER_RUN
+from shridhar_ft.engines import PROCESSES, Engine
+from shridhar_ft.entry import UNDER_RUN
 from shridhar_ft.errors import CheckFailed, DiskFailed, Resumable, Stop, UserError
+from shridhar_ft.processes import need_deepspeed
 from shridhar_ft.progress import say
 from shridhar_ft.runfolder import Run, is_current, only_one, part_of, read_json
 from shridhar_ft.shipped import shipped
@@ -110,19 +110,17 @@ def launch_config(recipe: Recipe) -> Path:
     """The accelerate config that training starts under.
 
     Raises:
-        UserError: It does not exist.
+        UserError: It does not exist, or cannot do what the recipe asks for.
     """
     if recipe.launch.config != "auto":
         path = Path(recipe.launch.config)
         if not path.is_file():
             known = ", ".join(sorted(p.name for p in shipped("accelerate_configs").glob("*.yaml")))
             raise UserError(f"launch.config: {path} does not exist; shipped ones are accelerate_configs/ with {known}")
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if settings.get("distributed_type") == "DEEPSPEED" and find_spec("deepspeed") is None:
-            raise UserError(
-                f"launch.config: {path.name} needs DeepSpeed, which is not installed; "
-                "pip install 'shridhar_ft[deepspeed]', or take another config"
-            )
+        engine = Engine.of_file(path)
+        engine.check(recipe)
+        if engine.deepspeed:
+            need_deepspeed()
         return path
     import torch
 
@@ -149,7 +147,8 @@ def _launch(
     module: str, run: Run, config: Path, automatic: bool, say: Callable[[str], None], allowed: frozenset[str]
 ) -> None:
     """Start an entry under accelerate and wait for its end."""
-    processes = _processes(config, automatic)
+    engine = Engine.of_file(config)
+    processes = _processes(engine, automatic)
     threads = max(1, (psutil.cpu_count(logical=False) or 1) // processes)
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--quiet"),
@@ -158,6 +157,8 @@ def _launch(
     ]
     say(f"{module}: accelerate launch --config_file {config.name} ({processes} process{'es' if processes > 1 else ''})")
     environment = HUGE_PAGES | os.environ | {UNDER_RUN: "1", PROCESSES: str(processes)} | pass_start_on()
+    if engine.cpu:  # accelerate's launcher forgets it where it launches several processes
+        environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
     # A session of its own: Ctrl-C then reaches the training through us, once, and not accelerate, which would die.
     child = subprocess.Popen(command, env=environment, start_new_session=True)
 
@@ -190,14 +191,13 @@ def _launch(
     raise CheckFailed(f"{module} ended with status {code} and no word of its own; the lines above tell more")
 
 
-def _processes(config: Path, automatic: bool) -> int:
+def _processes(engine: Engine, automatic: bool) -> int:
     """Processes to start: those of the config; where we chose the config ourselves, one for each GPU."""
-    settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-    if automatic and settings.get("distributed_type") == "MULTI_GPU":
+    if automatic and engine.launcher == "MULTI_GPU":
         import torch
 
         return torch.cuda.device_count()
-    return int(settings.get("num_processes", 1))
+    return engine.processes
 
 
 def _training_processes(launcher: int) -> list[psutil.Process]:

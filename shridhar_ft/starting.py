@@ -9,18 +9,22 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from shridhar_ft.adapters import Weights, adapter_hash, attach, load_weights
+from shridhar_ft.adapters import adapter_hash, attach, load_weights
 from shridhar_ft.config import Recipe
 from shridhar_ft.config_training import Tuning
+from shridhar_ft.engines import Engine
 from shridhar_ft.model.attention import choose_attention
 from shridhar_ft.model.build import TOKEN_IDS, base_config, build_model, safetensors_hash, stage_config, weights_hash
-from shridhar_ft.model.levers import Levers
 from shridhar_ft.model.memory import apply_levers, choose_levers
 from shridhar_ft.model.precision import faster_precision
+from shridhar_ft.model.quantized import Quantization, set_compute_dtype
 from shridhar_ft.model.rope import describe_rope
 from shridhar_ft.model.rope_receipt import check_rope
+from shridhar_ft.model.text_part import text_names
+from shridhar_ft.plan.levers import Levers
 from shridhar_ft.receipts import write_receipt
 from shridhar_ft.runfolder import read_json, write_json
+from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -104,29 +108,38 @@ def start_model(
     state = PartialState()
     config, wanted = stage_config(recipe, stage_index, len(tokenizer))
     claimed = type(config)(**config.to_dict())
-    attention = choose_attention(recipe.model, config, state.device, half=tuning.precision != "fp32")
+    engine = Engine.of_process()
+    shared = engine.attention if engine.sequence > 1 else None
+    attention = choose_attention(recipe.model, config, state.device, tuning.precision != "fp32", shared)
     tell(f"{name}: {attention.why}")
     start = origin.start
+    if start is not None and text_names(start.base, start.revision):
+        tell(f"{name}: {start.base} sees images too; its text model alone is trained and written")
     if start is None:
         model: Any = build_model(config, recipe.seed, attention.implementation)
         grown, base_hash = False, weights_hash(model)
     else:
         model, grown, base_hash = load_weights(
-            start, config, tokenizer, attention.implementation, torch.float32, keep_last=origin.continues_adapter
-        )
+            start, config, tokenizer, attention.implementation, torch.float32,
+            keep_last=origin.continues_adapter,
+            quantization=None if origin.continues_adapter else Quantization.of(tuning),
+            device=state.device,
+        )  # fmt: skip
     model = model.to(state.device)
     base = model.get_base_model() if origin.continues_adapter else model
     for holder in (base.config, base.generation_config):  # the Trainer would align them itself, with a warning
         for key in TOKEN_IDS:
             setattr(holder, key, getattr(tokenizer, key))
     _check_handover(recipe.seed, origin, model, base_hash, receipts)
-    if tuning.method == "lora" and not origin.continues_adapter:
+    if tuning.method != "full" and not origin.continues_adapter:
         model = attach(model, tuning, grown)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    whole = sum(p.numel() for p in model.parameters())
-    tell(f"{name}: {whole / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million trained ({tuning.method})")
+    whole = model.get_nb_trainable_parameters()[1] if tuning.method != "full" else trained  # four bits count as one
+    how = f"{tuning.method}, {quantized}" if (quantized := Quantization.of(tuning)) else tuning.method
+    tell(f"{name}: {whole / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million trained ({how})")
 
     means = _means(tuning, base.config, window, trained, folder, state, lambda said: tell(f"{name}: {said}"))
+    set_compute_dtype(model, torch.bfloat16 if means.bf16 else torch.float32)
     apply_levers(model, means.levers, folder / "spilled", means.bf16)
     # Last, so that no lever can have touched it.
     receipts.write(

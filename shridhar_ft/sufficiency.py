@@ -8,12 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shridhar_ft.config import Recipe, read_yaml
+from shridhar_ft.config import Recipe
 from shridhar_ft.config_training import Stage, Tuning
 from shridhar_ft.data.load import conversations, load_split
 from shridhar_ft.data.pack import pack
 from shridhar_ft.data.split import SPLITS, SplitName
 from shridhar_ft.documents import Packing, book_documents, dialogue_documents
+from shridhar_ft.engines import Engine
 from shridhar_ft.model.build import base_config
 from shridhar_ft.plan.steps import (
     ENOUGH_CONVERSATIONS,
@@ -137,11 +138,11 @@ def _share_notes(kind: str, shares: dict[str, dict[str, float]]) -> list[str]:
 
 
 def _processes(recipe: Recipe) -> int:
-    """Processes that the launch config starts; what `auto` means is known only where the training runs: one here."""
+    """Windows that are read at once; what `auto` starts is known only where the training runs: one process here."""
     config = Path(recipe.launch.config)
     if recipe.launch.config == "auto" or not config.is_file():
         return 1
-    return int((read_yaml(config.read_text(encoding="utf-8")) or {}).get("num_processes", 1))
+    return Engine.of_file(config).readers
 
 
 # --------------------------------------------------------------------------------------------------- judging

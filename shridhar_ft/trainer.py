@@ -23,8 +23,9 @@ from shridhar_ft.guarded import GuardedTrainer
 from shridhar_ft.measuring import shared_loss
 from shridhar_ft.model.boundaries import boundaries
 from shridhar_ft.model.loss import add_loss_head
-from shridhar_ft.model.quantized import unmarked
 from shridhar_ft.model.optimizers import make_optimizer
+from shridhar_ft.model.quantized import unmarked
+from shridhar_ft.processes import SharedAttention
 from shridhar_ft.scoring import Loss, positions
 
 
@@ -33,9 +34,12 @@ class WindowCollator:
     """Windows → a batch; shorter ones are filled up with a piece of padding that no loss falls on."""
 
     pad_token_id: int
+    shared_length: int | None = None
+    """Ulysses: tokens of every row, filled up; gloo hands rows of one length on only. Boundaries are in positions."""
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         longest = max(len(row["input_ids"]) for row in rows)
+        longest = self.shared_length or longest
         batch = {
             "input_ids": np.full((len(rows), longest), self.pad_token_id, dtype=np.int64),
             "labels": np.full((len(rows), longest), IGNORED, dtype=np.int64),
@@ -50,8 +54,8 @@ class WindowCollator:
             batch["position_ids"][index] = positions(pieces[-1])
         # No attention mask: the boundaries keep the pieces apart, and an all-ones mask would not.
         tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
-        told = {key: torch.tensor([row[key] for row in rows]) for key in ABOUT_ROWS}  # each (B,)
-        return {**tensors, **boundaries(pieces), **told}
+        told = {key: [row[key] for row in rows] for key in ABOUT_ROWS}  # lists: Ulysses cuts tensors up
+        return {**tensors, **({} if self.shared_length else boundaries(pieces)), **told}
 
 
 ABOUT_ROWS = ("row", "replayed")  # for the trainer; the model does not take them
@@ -96,6 +100,7 @@ class WindowTrainer(GuardedTrainer):
         self.pose_context, self.spanned, self.carried_optimizer = pose_context, spanned, carried_optimizer
         self.tokens_seen = 0  # by this process since it started
         self._micro = (-1, 0)  # optimizer step, forward passes made for it
+        self.shared_attention: SharedAttention | None = None  # set where Ulysses shares windows out
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
 
@@ -103,7 +108,7 @@ class WindowTrainer(GuardedTrainer):
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401
         self.tokens_seen += inputs["input_ids"].numel()
-        self.note_batch(inputs["row"].tolist(), inputs["input_ids"])
+        self.note_batch(inputs["row"], inputs["input_ids"])
         if self.pose_context is not None:
             inputs["position_ids"] = self._skipped(inputs, self.pose_context).to(inputs["position_ids"].device)
         return super().training_step(model, inputs, *args, **kwargs)
@@ -117,7 +122,7 @@ class WindowTrainer(GuardedTrainer):
         own = inputs["position_ids"].cpu()
         ends = inputs["cu_seq_lens_q"].tolist()
         found = np.empty(own.numel(), dtype=np.int64)
-        replayed = inputs["replayed"].tolist()
+        replayed = inputs["replayed"]
         for start, stop in pairwise(ends):
             row, place = divmod(start, own.shape[1])
             plain = own[row, place : place + stop - start].numpy()
@@ -142,6 +147,20 @@ class WindowTrainer(GuardedTrainer):
                 loss = loss * self.accelerator.num_processes  # DDP averages gradients over the ranks
         loss = self.checked_loss(loss)
         return (loss, output) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:  # noqa: ANN401
+        if self.get_sp_size() == 1:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        # transformers leaves it out under Ulysses and averages the means of micro-batches. The shares of all processes
+        # hold each label once.
+        own = sum(int((batch["shift_labels"] != IGNORED).sum()) for batch in batch_samples)
+        return self.accelerator.reduce(torch.tensor(own, device=device), reduction="sum")
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.shared_attention is not None:
+            self.shared_attention.only_in_training()
+        return prepared
 
     # ------------------------------------------------------------------------------------ optimizer, schedule
 
@@ -197,9 +216,21 @@ class WindowTrainer(GuardedTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    @property
+    def evaluated_model(self) -> torch.nn.Module:
+        """The model to measure with the weights as they are now, by all ranks together."""
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled  # then only the wrapper can put weights together
+        return self.model_wrapped if sharded else self.model
+
     def _loss_on(self, windows: Any) -> Loss:  # noqa: ANN401
         """Loss on windows with the weights as they are now, measured by all ranks together."""
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled  # then only the wrapper can put weights together
-        model = self.model_wrapped if sharded else self.model
         with self.compute_loss_context_manager():
-            return shared_loss(model, windows, self.window, None, PartialState())
+            return shared_loss(self.evaluated_model, windows, self.window, None, PartialState())
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the weights whole, or the adapter's; all ranks have to come here, since ZeRO-3 puts them together."""
+        if self.model_wrapped is self.model:  # never trained in this process: a finished checkpoint was loaded into it
+            if self.args.should_save:
+                self._save(str(folder))
+        else:
+            self.save_model(str(folder))

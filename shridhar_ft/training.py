@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import set_seed
 from transformers import TrainerState
 
 from shridhar_ft.adapter_base import AdapterBase
-from shridhar_ft.adapters import adapter_hash
 from shridhar_ft.arguments import arguments
 from shridhar_ft.callbacks import Metrics, StopAtPlateau, StopVote, at_plateau
 from shridhar_ft.checkpoint import step_of, whole
@@ -30,16 +29,21 @@ from shridhar_ft.config_training import Tuning
 from shridhar_ft.data.split import SPLITS, SplitName
 from shridhar_ft.data.windows import Encoded, Layout, load_windows, save_windows
 from shridhar_ft.documents import long_text
+from shridhar_ft.engines import Engine
 from shridhar_ft.errors import Resumable, UserError
 from shridhar_ft.guarded import ROWS_READ
 from shridhar_ft.measuring import gate, losses, measure
-from shridhar_ft.model.build import weights_hash
+from shridhar_ft.model.build import safetensors_hash
 from shridhar_ft.model.isolation import probe_isolation
+from shridhar_ft.model.memory import give_back_freed_memory
 from shridhar_ft.model.quantized import Quantization
 from shridhar_ft.model.rope_receipt import check_rope, check_written_rope
 from shridhar_ft.out_of_memory import memory_errors
+from shridhar_ft.plan.layout import layout_here
 from shridhar_ft.plan.steps import schedule
+from shridhar_ft.plan_receipt import StepFigures, foretold, peak_bytes, write_plan_receipt
 from shridhar_ft.preparation import measured_context
+from shridhar_ft.processes import build_whole_models, shared_attention
 from shridhar_ft.progress import TrainingProgress, quiet, say
 from shridhar_ft.resume import Facts, choose_together
 from shridhar_ft.room import check_room, checkpoint_bytes
@@ -51,6 +55,7 @@ from shridhar_ft.runfolder import (
     fingerprint,
     finish_part,
     is_current,
+    peak_rss_bytes,
     read_json,
     replace_folder,
     sync_tree,
@@ -139,8 +144,8 @@ def train_part(
             + ("" if told else " (its losses were measured with other settings under `eval`)")
         )
         return
-    if part.carries_optimizer and state.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
-        raise UserError("carry.optimizer: a sharded optimizer cannot be carried over; take it away")
+    engine = Engine.of_process()
+    build_whole_models()
     facts = Facts.now(part.settings, recipe.model_dump(mode="json"), state.num_processes)
     resume = choose_together(part.name, part.folder, facts, allowed, state, tell)
     spent = Spent(part.folder / "spent.json", write=state.is_main_process)
@@ -168,10 +173,12 @@ def train_part(
     receipts.write("ledger", lost, {key: ledger[key] for key in ledger if key != "fingerprint"}, balanced)
     if not len(train_windows):
         raise UserError(f"{part.name}: nothing is left to read; take carry.data away, or shorten the stage before")
+    engine.check_packed(any(len(lengths) > 1 for lengths in train_windows["lengths"]), part.name)
     if part.handed_over and state.is_main_process:
         part.handed_over(tokenizer)
 
     # Model
+    give_back_freed_memory()
     set_seed(recipe.seed)
     started, means = start_model(
         recipe, part.name, part.stage_index, tuning, part.context, part.layout.window,
@@ -191,9 +198,9 @@ def train_part(
     watchdog = Watchdog(recipe.train.stall_after, run, part.name, part.folder)
     settings = arguments(
         tuning, checkpoints, part.layout.window, len(train_windows), bool(len(validation_windows)),
-        means.bf16, recipe.seed, state, lambda said: tell(f"{part.name}: {said}"),
+        means.bf16, recipe.seed, state, engine.readers, lambda said: tell(f"{part.name}: {said}"),
     )  # fmt: skip
-    per_step = tuning.batch_size * tuning.gradient_accumulation * state.num_processes
+    per_step = tuning.batch_size * tuning.gradient_accumulation * engine.readers
     tell(f"{part.name}: {settings.max_steps:,} steps of {per_step} windows")
     trainer = WindowTrainer(
         model=model,
@@ -203,13 +210,13 @@ def train_part(
         window=part.layout.window,
         train_dataset=train_windows,
         eval_dataset=validation_windows if len(validation_windows) else None,
-        data_collator=WindowCollator(pad_id(tokenizer)),
+        data_collator=WindowCollator(pad_id(tokenizer), engine.shared_length(part.layout.window)),
         processing_class=tokenizer,
         facts=facts,
         resume=resume,
         keep_checkpoints=tuning.keep_checkpoints,
         pose_context=part.context if part.skips else None,
-        spanned=_spanned(part, state.num_processes),
+        spanned=_spanned(part, engine.readers),
         carried_optimizer=carried and carried / "optimizer.pt",
     )
     if state.is_main_process:
@@ -218,6 +225,7 @@ def train_part(
     trainer.add_callback(vote)
     trainer.add_callback(watchdog)
     trainer.add_callback(Metrics(part.folder / "metrics.jsonl", progress, lambda: trainer.tokens_seen))
+    trainer.add_callback(figures := StepFigures())
     if tuning.plateau:
         trainer.add_callback(StopAtPlateau(tuning.plateau, tell))
 
@@ -235,6 +243,11 @@ def train_part(
     )
     before_file = part.folder / "before.json"
     memory = (part.name, tuning, part.layout.window, means.levers, means.bf16, started.claimed, state.device)
+    trained_numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    plan = foretold(
+        recipe, tuning, started.claimed, trained_numbers, part.layout.window, means.levers, means.bf16, train_windows,
+        state.device, layout_here(),
+    )  # fmt: skip
     if resume is None or "data" in resume.changed or not before_file.is_file():
         with arithmetic(), memory_errors(*memory):
             before = measured(model)
@@ -245,7 +258,11 @@ def train_part(
     if resume:
         tell(f"{part.name}: going on after step {step_of(resume.checkpoint)}")
     tell(f"{part.name}: before training, {_figures(before)}")
-    with progress, disk_errors(part.folder), memory_errors(*memory):
+    peak_before = peak_rss_bytes()
+    begin_peak_rss()
+    figures.begin(peak_bytes(state.device))
+    with progress, disk_errors(part.folder), memory_errors(*memory), shared_attention(engine) as shared:
+        trainer.shared_attention = shared
         try:
             if resume is None or not _take_finished(trainer, resume.checkpoint, tuning):
                 trainer.train()
@@ -253,6 +270,7 @@ def train_part(
             vote.release()
             watchdog.stop()
     spent.stop()
+    figures.end(peak_bytes(state.device))
     if vote.stopped:
         raise Resumable(
             f"{part.name}: stopped by {vote.asked} after step {trainer.state.global_step}; a checkpoint is written"
@@ -264,11 +282,12 @@ def train_part(
     if state.is_main_process:
         shutil.rmtree(written, ignore_errors=True)  # a killed run's leavings
     with disk_errors(part.folder):
-        trainer.save_model(str(written))
+        trainer.save_weights(written)
     trainer.accelerator.wait_for_everyone()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     with arithmetic():
-        after = measured(trained)
+        after = measured(trainer.evaluated_model)
+    build_whole_models()
     tell(f"{part.name}: after training, {_figures(after)}")
     if part.gate and (judged := gate(before, after, part.context, part.gate)):
         worse = judged[1]["worse"]
@@ -283,6 +302,9 @@ def train_part(
     if not state.is_main_process:
         state.wait_for_everyone()
         return
+    plan_file = part.folder / "receipts" / "plan.json"
+    told = write_plan_receipt(plan_file, plan, figures, spent.seconds / 3600, trainer.state.global_step)
+    tell(f"{part.name}: {told}")
     (written / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing reads it
     base = trained.get_base_model() if kind == "adapter" else trained
     changed = "the RoPE is not the one that this part began with: change nothing in the model or its folder meanwhile"
@@ -303,8 +325,9 @@ def train_part(
         part.made_from,
         spent.seconds,
         weights=_written_weights(run, part, kind),
-        hash=adapter_hash(trained) if kind == "adapter" else weights_hash(trained),
+        hash=safetensors_hash(part.folder / kind),  # of what is handed over: under ZeRO-3 no process holds it whole
         base_hash=started.base_hash,
+        peak_rss_bytes=max(peak_before, peak_rss_bytes()),
         method=tuning.method,
         context=part.context,
         window=part.layout.window,

@@ -18,6 +18,8 @@ LAYERS = (
     {"config", "runfolder", "signals", "progress", "weights"},
     {"receipts", "checkpoint"},
     {"plan"},
+    {"engines"},
+    {"processes"},
     {"data"},
     {"tokenizer", "model", "report"},
     {"scoring", "adapter_base", "pickles", "votes", "room", "out_of_memory", "watchdog"},
@@ -30,7 +32,8 @@ LAYERS = (
     {"stages"},
     {"export"},
     {"library"},
-    {"entry", "chat"},
+    {"generation"},
+    {"entry", "chat", "web"},
     {"pretrain", "sft", "pipeline"},
     {"cli"},
 )

@@ -32,7 +32,9 @@ class Attention:
     """A sentence for the log."""
 
 
-def choose_attention(model: Model, config: PreTrainedConfig, device: torch.device, half: bool = True) -> Attention:
+def choose_attention(
+    model: Model, config: PreTrainedConfig, device: torch.device, half: bool = True, shared: str | None = None
+) -> Attention:
     """The best attention that is here, or the one that the recipe names.
 
     Args:
@@ -40,6 +42,7 @@ def choose_attention(model: Model, config: PreTrainedConfig, device: torch.devic
         config: The model's config, for what its architecture can.
         device: Where it will run.
         half: Whether it may run in half precision, which is all that FlashAttention has.
+        shared: The one that Ulysses shares out over processes, by transformers' name; None without Ulysses.
 
     Raises:
         UserError: The recipe names what is not here, or the architecture takes no attention from outside.
@@ -53,6 +56,10 @@ def choose_attention(model: Model, config: PreTrainedConfig, device: torch.devic
         )
     asked = "auto" if model.attention == "sparse" else model.attention
     why_not = _no_flash(can, config, device, half)
+    if shared is not None:
+        if shared != "sdpa" and why_not:
+            raise UserError(f"launch.config: its Ulysses calls {shared}, which cannot run here ({why_not})")
+        return Attention(shared, f"attention: {shared}, its heads shared out over processes by Ulysses")
     if asked == "flash" and why_not:
         raise UserError(f"model.attention: flash cannot run here ({why_not}); set it to auto or sdpa")
     if asked == "flex" and device.type != "cuda":

@@ -311,10 +311,9 @@ def _logits_transform(config: "PreTrainedConfig") -> tuple[float, float | None]:
 
 def _gathered(*parameters: torch.nn.Parameter | None) -> AbstractContextManager:
     """Whole parameters where ZeRO-3 has split them: the head is never called, so no hook gathers its weight."""
-    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-
-    if not is_deepspeed_zero3_enabled():
+    split = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]  # none before the engine is made
+    if not split:
         return nullcontext()
     from trl.trainer.utils import maybe_gather_lm_head_ctx
 
-    return maybe_gather_lm_head_ctx(*parameters)
+    return maybe_gather_lm_head_ctx(*split)

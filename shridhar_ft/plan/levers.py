@@ -13,12 +13,12 @@
 Exact means: the numbers are those without the lever, up to the order of sums.
 """
 
-import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.errors import UserError
+from shridhar_ft.plan.layout import layout_here
 
 NEED_CHECKPOINTING: tuple[Lever, ...] = ("recompute_attention", "offload_host", "offload_disk")
 OPTIMIZERS: tuple[Lever, ...] = ("adamw_8bit", "paged_adamw_8bit", "bf16_weights")  # each brings an AdamW of its own
@@ -98,8 +98,4 @@ def check_levers(names: tuple[Lever, ...], tuning: Tuning, device: str, sharded:
 
 def sharding() -> str | None:
     """What shards the optimizer of this process, as accelerate's launcher says it in the environment."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("1", "true", "yes"):
-        return f"DeepSpeed ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '2')}"
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true", "yes"):
-        return "FSDP"
-    return None
+    return layout_here().shards_name
