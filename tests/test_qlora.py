@@ -62,6 +62,10 @@ def test_one_adapter_goes_through_stages_and_sft(here: Path, quantization: str) 
     assert written["rope"]["rope_type"] == "yarn"
     certificate = ensure_export(load_recipe("r.yaml", given[1:]), run_folder("small"), print)
     assert certificate["ok"]
+    measured = certificate["measured"]
+    away = {name: found["mean_kl_nats"] for name, found in measured["other_merges"].items()}
+    assert set(away) == {f"merged into {quantization}", "merged onto the unquantised base"}
+    assert min(away.values()) > 10 * measured["merged"]["mean_kl_nats"]
 
 
 def test_lora_sft_lies_on_the_merged_rounded_base(here: Path) -> None:

@@ -19,6 +19,7 @@ from shridhar_ft.export.certificate import TOLERANCES, Places, compare, holds, l
 from shridhar_ft.export.gguf_certificate import read_file, unread
 from shridhar_ft.export.gguf_convert import write_gguf
 from shridhar_ft.export.merge_stream import Plan, plan_merge
+from shridhar_ft.export.other_merges import other_merges
 from shridhar_ft.export.room import need_room
 from shridhar_ft.model.build import load_model
 from shridhar_ft.model.rope_receipt import check_rope, check_written_rope
@@ -79,7 +80,9 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
             mend=f"config.json of the written model does not carry the RoPE that was trained ({differs}); "
             "export again, and let nothing else write there",
         )
-    trained, comparisons = _trained_logits(merge, where, say)
+    trained, comparisons, others = _trained_logits(merge, where)
+    for name, found in others.items():
+        say(f"export: {name}, it would answer {found['mean_kl_nats']:.1e} nats a token away from what was trained")
     reloaded, rope_measured, rope_ok = _reloaded_logits(folder / "model", claimed, merge, where)
     comparisons["reloaded"] = compare(trained, reloaded, where)
     types = {"merged": "float32", "reloaded": merge.dtype}
@@ -114,6 +117,7 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
         },
         {
             **comparisons,
+            **({"other_merges": others} if others else {}),
             "tokens": len(merge.text),
             "dtype": merge.dtype,
             "rope": {**rope_measured, "written": rope_written, "ok": rope_ok},
@@ -209,9 +213,9 @@ def _speak_like_trained(config: Any, tokenizer: "PreTrainedTokenizerBase") -> An
 
 
 def _trained_logits(
-    merge: Merge, where: Places, say: Callable[[str], None]
-) -> tuple["torch.Tensor", dict[str, dict[str, Any]]]:
-    """Logits of what was trained, and how those of peft's merge differ from them."""
+    merge: Merge, where: Places
+) -> tuple["torch.Tensor", dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Logits of what was trained; how those of peft's merge differ from them; and those of merges not made."""
     import torch
 
     # SDPA in float32 on every device: FlashAttention takes no float32, and one kernel should judge all artefacts.
@@ -221,9 +225,11 @@ def _trained_logits(
     model = model.to(_device())
     trained = logits_at(model, merge.text, where.all)
     if not keep:
-        return trained, {}
-    model = merged(model)
-    return trained, {"merged": compare(trained, logits_at(model, merge.text, where.all), where)}
+        return trained, {}, {}
+    whole = merged(model)
+    found = {"merged": compare(trained, logits_at(whole, merge.text, where.all), where)}
+    others = other_merges(merge.weights, merge.config, merge.tokenizer, merge.text, trained, whole, where)
+    return trained, found, others
 
 
 def _reloaded_logits(
