@@ -1,0 +1,215 @@
+"""Faults while checkpoints are written and read: kills, full disks, damage, signals."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fault_cases import case, without
+from fault_lab import (
+    ONE,
+    Lab,
+    checkpoint,
+    checkpoints,
+    files,
+    small_disk,
+    status,
+    weights,
+)
+
+TRAINER = "shridhar_ft.trainer:WindowTrainer"
+STEP = f"{TRAINER}.training_step"
+SAVE = "shridhar_ft.guarded:Trainer._save_checkpoint"
+# In the order of a save. The first three are transformers' own writes, the last two the folder's way to the disk.
+BOUNDARIES: list[dict[str, Any]] = [
+    {"where": "transformers.modeling_utils:safe_save_file", "call": 2},
+    {"where": "transformers.modeling_utils:safe_save_file", "call": 2, "after": True},
+    {"where": "torch:save", "call": 5},  # four a checkpoint: arguments, optimizer, schedule, random state
+    {"where": "torch:save", "call": 6, "after": True},
+    {"where": "torch:save", "call": 8},
+    {"where": SAVE, "call": 2, "after": True},
+    {"where": "numpy:save", "call": 2, "after": True},
+    {"where": "shridhar_ft.guarded:sync_tree", "call": 2, "after": True},
+    {"where": "shridhar_ft.checkpoint:write_json", "call": 2},
+    {"where": "shridhar_ft.checkpoint:write_json", "call": 2, "after": True},
+    {"where": "shridhar_ft.guarded:rotate", "call": 2},
+]
+
+
+def resumed(lab: Lab, folder: Path, *arguments: str, **settings: Any) -> str:
+    """Go on to the end and compare with the training that nothing interrupted."""
+    done = lab.train(folder, *ONE, *arguments, **settings)
+    assert done.status == 0, f"the resume ended with {done.status}: {done.text[-2000:]}"
+    assert weights(folder) == weights(lab.uninterrupted), "other weights than without the fault"
+    return done.text
+
+
+def trained_to(lab: Lab, step: int) -> Path:
+    """A folder whose training was killed after the save of this step."""
+    folder = lab.fresh()
+    kill = {"where": STEP, "call": step + 1, "do": "SIGKILL"}
+    assert lab.train(folder, *ONE, faults=[kill]).status == -9
+    assert checkpoint(folder, step).is_dir()
+    return folder
+
+
+def kill_at(lab: Lab, boundary: dict[str, Any], guard: bool) -> str:
+    """Kill at one boundary of the second save, and go on."""
+    folder = lab.fresh()
+    killed = lab.train(folder, *ONE, faults=[{**boundary, "do": "SIGKILL"}])
+    assert killed.status == -9, f"it was not killed but ended with {killed.status}"
+    left = checkpoints(folder)
+    text = resumed(lab, folder, without=without("manifest", guard))
+    removed = "removed" if "was never finished" in text else "whole"
+    return f"{'after' if boundary.get('after') else 'before'} {boundary['where'].split(':')[1]}: {left[-1]} {removed}"
+
+
+@case(1, "kill -9 at a write boundary of a save", "resume from the newest verified; bit-equal", "manifest", 14)
+def killed_in_a_save(lab: Lab, guard: bool) -> str:
+    return kill_at(lab, BOUNDARIES[3], guard)
+
+
+@case(
+    2, "a disk that is full in the middle of a save", "74 with the bytes; what was there stays whole", "disk errors", 18
+)
+def full_disk(lab: Lab, guard: bool) -> str:
+    folder = trained_to(lab, 2)
+    held = folder / "runs/tiny/stages"
+    before = files(checkpoint(folder, 2))
+    with small_disk(held, 8 << 20):
+        fill = {"where": "transformers.trainer:Trainer._save_optimizer_and_scheduler", "do": "fill the disk"}
+        done = lab.train(folder, *ONE, faults=[fill], without=without("disk errors", guard))
+        assert done.status == 74, f"status {done.status}: {done.text[-1500:]}"
+        assert "bytes" in done.text and "Traceback" not in done.text
+        assert checkpoints(folder) == ["checkpoint-2"], "the partial one is removed"
+        assert {name: size for name, (size, _) in files(checkpoint(folder, 2)).items()} == {
+            name: size for name, (size, _) in before.items()
+        }
+        (held / "filler").unlink(missing_ok=True)
+        resumed(lab, folder)
+    with small_disk(held, 1 << 20):
+        done = lab.train(folder, *ONE)
+        assert done.status == 74 and "more checkpoints of" in done.text, done.text[-1500:]
+    return (
+        "74 with the bytes, checkpoint-2 whole, partial removed, resumed bit-equal; a disk with 1 MB is refused at once"
+    )
+
+
+def damaged(lab: Lab, guard: bool, harm: Any) -> str:
+    folder = trained_to(lab, 4)
+    harm(checkpoint(folder, 4))
+    text = resumed(lab, folder, without=without("manifest", guard))
+    assert "checkpoint-4 is set aside as checkpoint-4.damaged: " in text and "going on after step 2" in text, text[
+        -1500:
+    ]
+    return text.split("checkpoint-4.damaged: ")[1].split("\n")[0] + "; went on from step 2, bit-equal"
+
+
+@case(3, "a truncated shard", "named; fall back one checkpoint", "manifest", 16)
+def truncated(lab: Lab, guard: bool) -> str:
+    def harm(held: Path) -> None:
+        file = held / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-5000])
+
+    return damaged(lab, guard, harm)
+
+
+@case(4, "one flipped byte in weights or optimizer", "the digest catches it", "manifest", 16)
+def flipped(lab: Lab, guard: bool) -> str:
+    def harm(held: Path) -> None:
+        for name in ("model.safetensors", "optimizer.pt"):
+            raw = bytearray((held / name).read_bytes())
+            raw[len(raw) // 2] ^= 1
+            (held / name).write_bytes(raw)
+
+    return damaged(lab, guard, harm)
+
+
+@case(5, "optimizer, schedule or random state missing", "refused; allowed by name", "state", 20)
+def missing_state(lab: Lab, guard: bool) -> str:
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth") if guard else ("optimizer.pt",):
+        folder = trained_to(lab, 2)
+        (checkpoint(folder, 2) / name).unlink()
+        done = lab.train(folder, *ONE, without=without("state", guard))
+        assert done.status == 2 and f"lacks {name}" in done.text and "--allow weights-only" in done.text, done.text[
+            -900:
+        ]
+        assert checkpoints(folder) == ["checkpoint-2"]
+    allowed = lab.train(folder, *ONE, "--allow=weights-only")
+    assert allowed.status == 0 and f"goes on without {name}" in allowed.text, allowed.text[-1500:]
+    return "each refused with one sentence; --allow weights-only goes on and says so"
+
+
+def stopped_exactly(lab: Lab, fault: dict[str, Any], step: int, guard: bool, *settings: str) -> None:
+    folder = lab.fresh()
+    done = lab.train(folder, *ONE, *settings, faults=[fault], without=without("stop at a step", guard))
+    assert done.status == 75 and status(folder)["status"] == 75, done.text[-1500:]
+    assert "to go on: " in done.text and "Traceback" not in done.text
+    assert (checkpoints(folder) or ["none"])[-1] == (f"checkpoint-{step}" if step else "none"), checkpoints(folder)
+    if settings:
+        plain = lab.fresh()
+        assert lab.train(plain, *ONE, *settings).status == 0
+        assert lab.train(folder, *ONE, *settings).status == 0
+        assert weights(folder) == weights(plain)
+    else:
+        resumed(lab, folder)
+
+
+@case(
+    6,
+    "SIGTERM in a step, an accumulation, an evaluation, at start-up",
+    "stop at a step; 75; exact",
+    "stop at a step",
+    40,
+)
+def signalled(lab: Lab, guard: bool) -> str:
+    stopped_exactly(lab, {"where": STEP, "call": 3, "do": "SIGTERM"}, 3, guard)
+    if not guard:
+        return "stopped"
+    two = ("train.batch_size=2", "train.gradient_accumulation=2")
+    stopped_exactly(lab, {"where": STEP, "call": 5, "do": "SIGINT"}, 3, guard, *two)
+    evaluation = {"where": f"{TRAINER}._loss_on", "call": 1, "do": "SIGTERM"}
+    stopped_exactly(lab, evaluation, 3, guard, "train.evaluate_every=3")
+    stopped_exactly(lab, {"where": "shridhar_ft.training:start_model", "do": "SIGTERM"}, 0, guard)
+    return "saved at step 3 (in a step, an accumulation, an evaluation); nothing lost at start-up; each bit-equal"
+
+
+@case(7, "SIGTERM to one of two ranks", "no deadlock; all ranks stop at one step", "vote", 60)
+def one_rank(lab: Lab, guard: bool) -> str:
+    folder = lab.fresh()
+    half = ("train.batch_size=2",)
+    fault = {"where": STEP, "call": 3, "do": "SIGTERM", "rank": 1}
+    done = lab.train(folder, *ONE, *half, faults=[fault], without=without("vote", guard), ranks=2, bound=60)
+    assert done.statuses == [75, 75], f"{done.statuses}: {done.text[-1500:]}"
+    assert checkpoints(folder)[-1] == "checkpoint-3" and status(folder)["status"] == 75
+    again = lab.train(folder, *ONE, *half, ranks=2)
+    assert again.statuses == [0, 0], again.text[-1500:]
+    whole = lab.fresh()
+    assert lab.train(whole, *ONE, *half, ranks=2).statuses == [0, 0]
+    apart = "bit-equal" if weights(folder) == weights(whole) else near(folder, whole)
+    return f"both ranks left with 75 after step 3; resumed {apart}"
+
+
+def near(folder: Path, whole: Path) -> str:
+    """How far the weights of two trainings are apart; a sum over ranks may round in another order."""
+    from safetensors.numpy import load_file
+
+    one, other = (load_file(f / "runs/tiny/stages/short/model/model.safetensors") for f in (folder, whole))
+    apart = max(float(np.abs(one[name] - other[name]).max()) for name in one)
+    assert apart < 1e-6, f"weights are {apart:g} apart"
+    return f"within {apart:.1g}"
+
+
+@case(8, "a second signal in the save", "the save is abandoned; the checkpoint before it is valid", "manifest", 14)
+def second_signal(lab: Lab, guard: bool) -> str:
+    folder = lab.fresh()
+    faults = [
+        {"where": STEP, "call": 3, "do": "SIGTERM"},
+        {"where": "torch:save", "call": 6, "do": "SIGTERM"},  # the optimizer of the save that the first one asked for
+    ]
+    done = lab.train(folder, *ONE, faults=faults)
+    assert done.status == 75, done.text[-1500:]
+    assert checkpoints(folder) == ["checkpoint-2", "checkpoint-3"]
+    assert not (checkpoint(folder, 3) / "MANIFEST.json").exists()
+    text = resumed(lab, folder, without=without("manifest", guard))
+    assert "checkpoint-3 was never finished" in text and "going on after step 2" in text
+    return "75 at once; checkpoint-3 removed as unfinished, went on from step 2, bit-equal"
