@@ -28,21 +28,27 @@ def write_receipt(
     Raises:
         CheckFailed: `ok` is false; raised after the file is on disk.
     """
-    receipt = {
-        "receipt": path.stem,
-        "ok": bool(ok),
-        "claimed": _for_json(claimed),
-        "measured": _for_json(measured),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    if mend and not ok:
-        receipt["mend"] = mend
+    receipt = receipt_of(path.stem, claimed, measured, ok, mend)
     write_json(path, receipt)
     if not ok:
         raise CheckFailed(
             f"the {path.stem} receipt does not hold ({path}): {mend or json.dumps(measured, ensure_ascii=False)}"
         )
     return receipt
+
+
+def receipt_of(
+    name: str, claimed: dict[str, Any], measured: dict[str, Any], ok: bool, mend: str = ""
+) -> dict[str, Any]:
+    """A receipt as its file holds it; see `write_receipt`."""
+    receipt = {
+        "receipt": name,
+        "ok": bool(ok),
+        "claimed": _for_json(claimed),
+        "measured": _for_json(measured),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return receipt | ({"mend": mend} if mend and not ok else {})
 
 
 def _for_json(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds

@@ -15,6 +15,7 @@ from shridhar_ft.model.estimate import model_sizes
 from shridhar_ft.model.offload import DiskStore, HostStore, Store
 from shridhar_ft.model.precision import faster_precision
 from shridhar_ft.model.tiled_mlp import tile_layers
+from shridhar_ft.plan.check import overridden
 from shridhar_ft.plan.choosing import FILLED, Step, as_needed
 from shridhar_ft.plan.free_memory import room_bytes
 from shridhar_ft.plan.layout import layout_here
@@ -69,7 +70,7 @@ def choose_levers(
         names, sentences = tuple(tuning.memory), []
         check_levers(names, tuning, device.type, layout.shards_name)
     before, after = step.peak(), step.peak(names)
-    if layout.shards_name is None and tuning.memory == "auto" and after > limit:
+    if layout.shards_name is None and tuning.memory == "auto" and after > limit and not overridden():
         mend = "a smaller batch_size" if tuning.batch_size > 1 else "a shorter context, or train.method=lora"
         if tuning.batch_size == 1 and tuning.method != "full":
             mend = "a shorter context, or a smaller model"
@@ -133,3 +134,9 @@ def use_huge_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+
+
+def give_back_freed_memory() -> None:
+    """Hand what Python freed back to the system, on Linux's glibc: tokenising a shelf leaves hundreds of megabytes."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.plan.machines import calibration_file
@@ -22,7 +23,8 @@ TOKENS = 1024
 LENGTH, HEADS, DIM = 2048, 8, 64
 NUMBERS = 1 << 25  # of float32: 128 MiB, beyond any cache
 EACH = 1.5  # seconds a measurement takes
-SLOWEST = 0.4  # seconds of one product above which a type is taken for emulated, and measured once
+FEWEST = 3  # repetitions of what takes longer: other work on the machine makes single ones ten times as slow
+SLOWEST = 0.5  # seconds of one product above which a type is taken for emulated, and wider ones are not measured
 
 
 def calibrate(say: Callable[[str], None]) -> dict[str, Any]:
@@ -80,12 +82,12 @@ def _best(device: "torch.device", work: Callable[[], Any]) -> float:
         return time.perf_counter() - begun
 
     first = once()
-    if first > SLOWEST * 2:
-        return first
     until, best = time.perf_counter() + EACH, first
-    while time.perf_counter() < until:
+    for number in count():
+        if number >= FEWEST and time.perf_counter() > until:
+            return best
         best = min(best, once())
-    return best
+    raise AssertionError("count() does not end")
 
 
 def _matmul(device: "torch.device", dtype: "torch.dtype") -> dict[int, float]:

@@ -18,7 +18,9 @@ from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.shapes import Shape
 
 MIB, GIB = 1 << 20, 1 << 30
-PROCESS = 540 * MIB  # of a process that has imported torch, transformers and trl, before any tensor
+PROCESS = (
+    620 * MIB
+)  # of a process that trains by TRL, without its model and the step's tensors; 600 before the first step
 CONTEXT = 600 * MIB  # of a GPU: CUDA's context and kernels, cuBLAS, NCCL
 FRAGMENTED = 0.05  # of what comes and goes on a GPU: blocks that the allocator cannot reuse
 QUANTIZED_MOMENTS = 2.1  # bytes a parameter: two moments of one byte, and a scale for each block
@@ -27,6 +29,7 @@ LOGITS_BYTES = 256 * MIB
 """Size of the one buffer of logits (bytes). Every chunk of tokens that fills it costs a pass over the gradient of the
 weight: with a quarter of this a step is a fifth slower on AVX2 in fp32, with half of it no slower; where bf16 has units
 of its own the pass weighs more against its products."""
+SAVED = ("norms", "attention", "kv", "mlp")  # terms of a layer that last from its forward pass to its backward
 BITS = {"nf4": 4.0, "int8": 8.0}
 SCALE_BITS = {("nf4", True): 8 / 64 + 32 / (64 * 256), ("nf4", False): 32 / 64, ("int8", False): 0.05}
 
@@ -132,10 +135,11 @@ def footprint(
     if layout.sharding in ("zero2", "zero3", "fsdp"):  # a gradient goes to its owner as soon as it is made
         gradients = gradients // layout.shards
     if "checkpointing" in levers:
-        kept = kept_bytes(size, tokens, levers, bf16, device)
+        kept = others = kept_bytes(size, tokens, levers, bf16, device)
     else:
-        kept = {f"{name} of other layers": (shape.layers - 1) * worked[name] for name in ("norms", "attention", "kv")}
-        kept["mlp of other layers"] = (shape.layers - 1) * worked["mlp"]
+        saved = {name: worked[name] for name in SAVED}
+        kept = {f"{name} of all layers": shape.layers * count for name, count in saved.items()}
+        others = {f"{name} of other layers": (shape.layers - 1) * count for name, count in saved.items()}
     loss = {
         "hidden states": tokens * shape.hidden * (2 * carried + made + 4),
         "logits": min(LOGITS_BYTES, tokens * made * shape.vocabulary),
@@ -144,7 +148,7 @@ def footprint(
     }
     instants = {
         "loss": kept | loss,
-        "last": kept | worked | {"head's gradient": head},
+        "last": others | worked | {"head's gradient": head},
         "first": worked | {"gradients": gradients, "head's gradient": head},
         "update": {"gradients": gradients},
     }

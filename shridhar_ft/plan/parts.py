@@ -124,7 +124,9 @@ def plan_part(
     step = Step(size, tuning, part.window * tuning.batch_size, bf16, machine.kind, layout)
     # One memory holds all processes of a machine without devices of their own.
     local = -(-layout.processes // layout.nodes) if machine.kind == "cpu" else 1
-    limit = int(tuning.memory_limit * GIB if tuning.memory_limit else FILLED * machine.limit / local)
+    limit = int(FILLED * machine.limit / local)
+    if tuning.memory == "auto" and tuning.memory_limit:
+        limit = int(tuning.memory_limit * GIB)
     host_limit = int(FILLED * machine.host)
     if tuning.memory == "auto":
         levers, _ = as_needed(step, limit, host_limit // max(1, machine.devices))
@@ -135,8 +137,7 @@ def plan_part(
     document = supply.document
     work = step_work(size, tuning, part.window, document, levers, machine.kind, bf16, layout)
     seconds = step_seconds(work, size, machine, bf16, local)
-    if _blockwise(recipe, shape, machine):
-        seconds["attention"] *= BLOCKWISE
+    seconds["attention"] *= blockwise(recipe, machine)
     limits = schedule(tuning, supply.windows or 0, part.window, layout.replicas)
     known = supply.windows is not None or (tuning.max_steps or tuning.max_tokens) is not None
     steps = limits["steps"] if supply.windows else _fixed_steps(tuning, part.window, layout) if known else None
@@ -171,10 +172,10 @@ def _fixed_steps(tuning: Tuning, window: int, layout: Layout) -> int:
     return min(limit for limit in (tuning.max_steps, by_tokens) if limit is not None)
 
 
-def _blockwise(recipe: Recipe, shape: Shape, machine: Machine) -> bool:
-    """Whether attention's dropout forces the slow kernel of a machine without FlashAttention."""
+def blockwise(recipe: Recipe, machine: Machine) -> float:
+    """Times that attention takes: its dropout forces the slow kernel of a machine without FlashAttention."""
     config = recipe.model.from_config or {}
-    return machine.kind != "cuda" and float(config.get("attention_dropout") or 0) > 0
+    return BLOCKWISE if machine.kind != "cuda" and float(config.get("attention_dropout") or 0) > 0 else 1.0
 
 
 def _evaluating(recipe: Recipe, plan: PartPlan, machine: Machine, local: int, long_context: int) -> float:

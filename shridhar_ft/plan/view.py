@@ -8,14 +8,20 @@ from shridhar_ft.plan.parts import PartPlan
 from shridhar_ft.plan.plan import Plan
 from shridhar_ft.plan.verdicts import hours
 
+
+def _of_layers(*names: str) -> tuple[str, ...]:
+    """Terms of one layer, and of the layers beside it or of all."""
+    return tuple(f"{name}{which}" for name in names for which in ("", " of other layers", " of all layers"))
+
+
 TERMS = {  # how the terms of memory are summed up in the table
     "weights": ("weights", "quantised weights", "gathered weights"),
     "gradients": ("gradients", "head's gradient", "buffers"),
     "optimizer": ("optimizer",),
     "kept": ("checkpoints", "kept attention"),
-    "attention": ("attention", "kv", "attention of other layers", "kv of other layers"),
-    "MLP": ("mlp", "mlp of other layers"),
-    "norms": ("norms", "norms of other layers"),
+    "attention": _of_layers("attention", "kv"),
+    "MLP": _of_layers("mlp"),
+    "norms": _of_layers("norms"),
     "loss": ("hidden states", "logits", "head in bf16"),
     "rest": ("process", "on the way back", "fragmentation"),
 }
