@@ -83,7 +83,17 @@ def _from_recipe(model: Model, vocab_size: int | None) -> "PreTrainedConfig":
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:  # KeyError: in rope_parameters
         why = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ").strip('"').rstrip(".")
         raise UserError(f"model.from_config: {why}; mend the sizes, or rope_parameters") from error
+    _check_rope_numbers(getattr(config, "rope_parameters", None) or {})
     return config
+
+
+def _check_rope_numbers(parameters: dict[str, Any]) -> None:
+    """Refuse words where numbers belong, which transformers takes and only computes with at the first forward pass."""
+    for key, value in parameters.items():
+        if isinstance(value, dict):  # a set for each kind of layer
+            _check_rope_numbers(value)
+        elif isinstance(value, str) and key not in ("rope_type", "type"):
+            raise UserError(f"model.from_config.rope_parameters.{key}: '{value}' is no number; give one")
 
 
 def _from_base(model: Model) -> "PreTrainedConfig":
