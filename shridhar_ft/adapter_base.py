@@ -65,12 +65,13 @@ class AdapterBase:
         """
         from transformers import AutoConfig
 
-        stored = AutoConfig.from_pretrained(weights.base, revision=weights.revision).get_text_config()
+        stored = AutoConfig.from_pretrained(weights.base, revision=weights.revision)
+        dtype = stored.dtype or stored.get_text_config().dtype  # of a base that sees images, the outer one has it
         return cls(
             base=weights.base,
             revision=weights.revision,
             hash=base_hash,
-            dtype=str(stored.dtype or "unknown").removeprefix("torch."),
+            dtype=str(dtype or "unknown").removeprefix("torch."),
             quantization=quantization,
             after=tuple(safetensors_hash(Path(folder)) for folder in beneath),
             vocab_size=config.vocab_size,

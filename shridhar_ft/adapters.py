@@ -13,6 +13,7 @@ from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError, first_line
 from shridhar_ft.model.build import grow_vocabulary, load_model, safetensors_hash, update_hash, weights_hash
 from shridhar_ft.model.quantized import Quantization, dequantize, quantize, quantized_layers
+from shridhar_ft.tokenizer import brings_tokens
 from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
@@ -95,10 +96,12 @@ def load_adapter(model: "PreTrainedModel", folder: str, trainable: bool) -> "Pef
         )
     try:
         wrapped = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, KeyError) as error:
         if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
             raise
         reason = str(error).strip().splitlines()[-1].strip()
+        if isinstance(error, KeyError):  # so peft says that a tensor of `modules_to_save` is not there
+            reason = f"{reason} is missing"
         raise CheckFailed(f"{file}: {reason}; the adapter is damaged or belongs to another base") from error
     wanted = set(get_peft_model_state_dict(wrapped))
     with safe_open(file, framework="pt") as tensors:
@@ -138,7 +141,7 @@ def load_weights(
         device: Where layers are quantised (default: the CPU); the model stays on the CPU unless one is.
 
     Returns:
-        The model, whether the vocabulary grew, and the hash of the base as it was before any adapter.
+        The model, whether the tokenizer brought new tokens, and the hash of the base as it was before any adapter.
 
     Raises:
         UserError: An adapter belongs to another base.
@@ -151,7 +154,9 @@ def load_weights(
     config.vocab_size = stored.vocab_size
     model: Any = load_model(weights.base, config, attention, "auto", weights.revision)
     base_hash = weights_hash(model)  # as stored: the part before may have ended with another type than is wanted here
-    grown = grow_vocabulary(model, tokenizer) > 0
+    # A base padded to round rows has room for new tokens, and knows no more of them.
+    grown = brings_tokens(tokenizer, model.get_input_embeddings().weight.shape[0])
+    grow_vocabulary(model, tokenizer)
     plain = torch.float32 if dtype == "auto" else dtype
     beneath: tuple[str, ...] = ()
     for index, folder in enumerate(weights.adapters):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BOOK, DIALOGUE, END = SPECIAL_TOKENS
 PAD = "<|pad|>"
+TOKENS_OF_BASE = "tokens_of_base"  # in tokenizer_config.json: how many tokens it had before ours were added
 
 # Source: tiktoken's o200k_base (MIT), tiktoken_ext/openai_public.py.
 _WORD_HEAD, _WORD_TAIL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -130,6 +131,7 @@ def extend_tokenizer(source: str, revision: str | None, model_max_length: int | 
             f"tokenizer: no tokenizer at '{source}' ({first_line(error)}); "
             "give a folder that holds one, or a Hub id while the network is there"
         ) from error
+    tokenizer.init_kwargs[TOKENS_OF_BASE] = len(tokenizer)  # saved with it
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(SPECIAL_TOKENS)}, replace_extra_special_tokens=False
     )
@@ -140,6 +142,16 @@ def extend_tokenizer(source: str, revision: str | None, model_max_length: int | 
     if model_max_length is not None:
         tokenizer.model_max_length = model_max_length
     return tokenizer
+
+
+def brings_tokens(tokenizer: "PreTrainedTokenizerBase", rows: int) -> bool:
+    """Whether it has tokens that its base knew nothing of, be it in spare rows of the base's embeddings.
+
+    Args:
+        tokenizer: The run's.
+        rows: Rows of the base's embeddings.
+    """
+    return len(tokenizer) > min(rows, tokenizer.init_kwargs.get(TOKENS_OF_BASE, rows))
 
 
 # --------------------------------------------------------------------------------------- wrapping documents

@@ -11,6 +11,7 @@ from shridhar_ft.config import SPECIAL_TOKENS, TrainTokenizer
 from shridhar_ft.errors import UserError
 from shridhar_ft.tokenizer import (
     O200K_PATTERN,
+    brings_tokens,
     encode_book,
     encode_dialogue,
     extend_tokenizer,
@@ -178,6 +179,7 @@ def test_an_extended_byte_level_base_wraps_masks_and_comes_back_from_disk(byte_l
     assert pad_id(extended) == 2
     extended.save_pretrained(tmp_path / "saved")
     for tokenizer in (extended, load_tokenizer(tmp_path / "saved")):
+        assert brings_tokens(tokenizer, 400) and brings_tokens(tokenizer, 512), "spare rows are no knowledge"
         assert tokenizer.model_max_length == 512
         assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [400, 401, 402]
         assert tokenizer.decode(encode_book(tokenizer, "Тихое утро")) == "<bos><|spiritual|>Тихое утро<|end|>"
