@@ -77,9 +77,9 @@ def masked(lab: Lab, guard: bool) -> str:
     refused(done, "sft.context", "an exchange of over 8 tokens")
     (folder / "asked.jsonl").write_text('{"messages": [{"role": "user", "content": "Да?"}]}\n' * 9)
     refused(lab.train(lab.fresh(), f"data.dialogues=[{{paths: {folder / 'asked.jsonl'}}}]"), "assistant")
-    chapters = "stages=[{name: short, context: 300, packing: documents, overlong: drop, gate: tell}]"
+    chapters = "stages=[{name: short, context: 1024, packing: documents, overlong: drop, gate: tell}]"
     folder = lab.fresh()
-    done = lab.train(folder, chapters, "sft=null", "train.max_steps=1")
+    done = lab.train(folder, chapters, "sft=null", "train.max_steps=1", "train.batch_size=1")
     assert done.status == 0, done.text[-1500:]
     ledger = read_json(folder / "runs/tiny/stages/short/receipts/ledger.json")["measured"]
     lost = f"{ledger['dropped']:,} lost"
@@ -198,7 +198,7 @@ def adapters(lab: Lab, guard: bool) -> str:
         else (lambda model: PeftModel.from_pretrained(model, str(folder)))
     )
     tensors = load_file(folder / "adapter_model.safetensors")
-    tensors.pop(next(iter(tensors)))
+    tensors.pop(next(name for name in tensors if "lora_A" in name))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     said = ends(lambda: load(grown()), "1 tensors are missing")
     return f"merged logits within {apart:.1g}; {said.split(': ')[1][:60]}"
