@@ -302,17 +302,33 @@ def export(
 
 @app.command(epilog="Example: shridhar-ft chat runs/demo --prompt 'Что такое терпение?'")
 def chat(
-    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a folder with config.json.")],
+    model: Annotated[
+        str, typer.Argument(metavar="RUN|MODEL|GGUF", help="A run folder, a folder with config.json, or a GGUF file.")
+    ],
     prompt: Annotated[str | None, typer.Option(help="Ask once, print the answer, and leave.")] = None,
+    load: Annotated[str | None, typer.Option(help="Put this text or book into the context first.")] = None,
     system: Annotated[str | None, typer.Option(help="System text of the conversation.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+    context: Annotated[int, typer.Option(min=0, help="A GGUF's window in tokens; 0: the file's own.")] = 0,
+    cache: Annotated[str, typer.Option(help="A GGUF's key/value cache: f16, q8_0 or q4_0.")] = "f16",
+    web: Annotated[bool, typer.Option("--web", help="Serve the model and a page to talk to it, here.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65534, help="The page's port; the server takes the next one.")] = 8080,
     as_json: Json = False,
 ) -> None:
     """Talk to a model, streaming, with the tokens a second."""
-    from shridhar_ft.chat import Chat, find_model, talk
+    from pathlib import Path
 
-    conversation = Chat(find_model(model), system=system, max_new_tokens=max_new_tokens, greedy=greedy)
+    from shridhar_ft.chat import Chat, figures_line, find_model, talk
+
+    if web:
+        from shridhar_ft.web import serve
+
+        serve(find_model(model), context, cache, port, say)
+        return
+    conversation = Chat(find_model(model), system, max_new_tokens, greedy, context, cache)
+    if load is not None:
+        conversation.load(Path(load))
     if prompt is None:
         talk(conversation)
         return
@@ -320,7 +336,7 @@ def chat(
     figures = conversation.say(prompt, write)
     answer(as_json, figures, [""])
     if not as_json:
-        say(f"{figures['tokens_per_second']} tokens/s, window {figures['window_used']:.1%} full")
+        say(figures_line(figures))
 
 
 if __name__ == "__main__":

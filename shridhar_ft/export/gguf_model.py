@@ -61,6 +61,8 @@ class GgufModel:
         Raises:
             UserError: llama-cpp-python is missing, or llama.cpp cannot read the file.
         """
+        if cache not in CACHES:
+            raise UserError(f"cache: no type is called '{cache}'; take one of {', '.join(CACHES)}")
         if not has_llama_cpp():
             raise UserError(f"{file}: reading it needs llama.cpp; run `pip install 'shridhar_ft[llama-cpp]'`")
         import llama_cpp
@@ -161,6 +163,15 @@ class GgufModel:
     def tokenize(self, text: str, special: bool) -> list[int]:
         """Token ids of a text; special tokens are read as such where `special`, and as plain text otherwise."""
         return self.llama.tokenize(text.encode("utf-8"), add_bos=False, special=special)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; none of a special one. They need not be whole characters."""
+        import llama_cpp
+
+        buffer = ctypes.create_string_buffer(256)
+        length = llama_cpp.llama_token_to_piece(self.llama._model.vocab, token, buffer, len(buffer), 0, False)
+        assert length >= 0, "no token of a vocabulary is longer than 256 bytes"
+        return buffer.raw[:length]
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of a conversation by the file's own chat template, ready for the answer.
