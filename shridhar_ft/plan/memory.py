@@ -18,9 +18,7 @@ from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.shapes import Shape
 
 MIB, GIB = 1 << 20, 1 << 30
-PROCESS = (
-    620 * MIB
-)  # of a process that trains by TRL, without its model and the step's tensors; 600 before the first step
+PROCESS = 620 * MIB  # of a process that trains by TRL, model and tensors aside; 600 before the first step
 CONTEXT = 600 * MIB  # of a GPU: CUDA's context and kernels, cuBLAS, NCCL
 FRAGMENTED = 0.05  # of what comes and goes on a GPU: blocks that the allocator cannot reuse
 QUANTIZED_MOMENTS = 2.1  # bytes a parameter: two moments of one byte, and a scale for each block

@@ -1,22 +1,30 @@
 """The smallest change that makes a part fit, and the longest window that does."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from shridhar_ft.config_training import Lever, Tuning
-from shridhar_ft.plan.choosing import Step, exact_levers
-from shridhar_ft.plan.layout import Sharding
+from shridhar_ft.config_training import Tuning
+from shridhar_ft.plan.choosing import Step, as_needed, exact_levers
+from shridhar_ft.plan.layout import Layout
+from shridhar_ft.plan.machines import Kind
 from shridhar_ft.plan.memory import sizes_of
 from shridhar_ft.plan.parts import PartPlan, longest_context
 from shridhar_ft.plan.plan import Plan
+
+SHORTEST = 256  # tokens: a shorter window is no advice
 
 
 def smallest_change(part: PartPlan, plan: Plan) -> str:
     """The change that costs least and makes a part fit, as a sentence without its stop.
 
-    In order: an exact lever, a smaller batch, sharding, offloading, adapters, a shared window, a shorter one.
+    In order: exact levers, levers that change numbers, a smaller batch, sharding, offloading, adapters, a shared
+    window, a shorter one; each after the first with the levers that `memory: auto` would turn on.
+
+    Args:
+        part: A part that does not fit.
+        plan: The plan that it is of.
     """
-    step, limit = part.step, part.limit
-    host = part.host_limit // max(1, plan.machine.devices)
+    step, limit, host = part.step, part.limit, part.host_limit // max(1, plan.machine.devices)
     names = part.levers
     for lever in exact_levers(step, host):
         if lever in names or not step.goes((*names, lever)):
@@ -24,40 +32,44 @@ def smallest_change(part: PartPlan, plan: Plan) -> str:
         names = (*names, lever)
         if step.peak(names) <= limit:
             return f"set memory to [{', '.join(names)}], which changes no number"
+
+    def fits(changed: Step) -> bool:
+        return changed.peak(as_needed(changed, limit, host)[0]) <= limit
+
     tuning, layout = step.tuning, step.layout
-    if tuning.batch_size > 1:
-        for batch in range(tuning.batch_size - 1, 0, -1):
-            if _fits(replace(step, tokens=part.part.window * batch), names, limit):
-                times = f"{tuning.gradient_accumulation * tuning.batch_size / batch:g}"
-                return f"set batch_size to {batch} (and gradient_accumulation to {times})"
-    if layout.processes > 1 and layout.sharding in ("ddp", "zero1", "zero2"):
-        shardings: tuple[Sharding, ...] = ("zero2", "zero3")
-        for sharding in shardings:
-            wider = replace(layout, sharding=sharding)
-            kept = tuple(name for name in names if sharding != "zero3" or name != "tiled_mlp")
-            if sharding != layout.sharding and _fits(replace(step, layout=wider), kept, limit):
-                shared = f"shares it out over {layout.processes} devices"
-                return f"launch with accelerate_configs/{sharding}.yaml, which {shared}"
-    offloaded = replace(layout, sharding="zero3", offload_optimizer=True)
-    if plan.machine.kind == "cuda" and layout.deepspeed and not layout.offload_optimizer:
-        kept = tuple(name for name in names if name != "tiled_mlp")
-        if _fits(replace(step, layout=offloaded), kept, limit):
-            return "launch with accelerate_configs/zero3_offload.yaml, which keeps the optimizer in host memory"
+    if tuning.memory != "auto" and fits(step):
+        return f"set memory to auto, which turns on {', '.join(as_needed(step, limit, host)[0])}"
+    for batch in range(tuning.batch_size - 1, 0, -1):
+        if fits(replace(step, tokens=part.part.window * batch)):
+            times = f"{tuning.gradient_accumulation * tuning.batch_size / batch:g}"
+            return f"set batch_size to {batch} (and gradient_accumulation to {times})"
+    for config, wider in _sharded(layout, plan.machine.kind):
+        if fits(replace(step, layout=wider)):
+            return f"launch with accelerate_configs/{config}.yaml, shared out over {layout.processes} devices"
     for method in _lighter(part, plan):
-        if _fits(_with_method(part, plan, method), names, limit):
+        if fits(_with_method(part, plan, method)):
             return f"set method to {method}"
-    if layout.processes > 1 and layout.sequence == 1:
-        together = replace(layout, sequence=layout.processes)
-        if _fits(replace(step, layout=together), names, limit):
+    if layout.processes > 1 and layout.sequence == 1 and plan.machine.kind == "cuda":
+        together = replace(layout, sharding="zero3", sequence=layout.processes)
+        if fits(replace(step, layout=together)):
             return f"share each window among {layout.processes} devices (accelerate_configs/ulysses.yaml)"
     longest = longest_context(part, host)
-    if longest >= 256:
+    if longest >= SHORTEST:
         return f"shorten the window to {longest:,} tokens, the longest that fits, or take a smaller model"
     return "no window of this model fits; take a smaller one, or a larger machine"
 
 
-def _fits(step: Step, names: tuple[Lever, ...], limit: int) -> bool:
-    return step.goes(names) and step.peak(names) <= limit
+def _sharded(layout: Layout, kind: Kind) -> Iterator[tuple[str, Layout]]:
+    """Layouts that share out more, by the name of their accelerate config, the cheapest first."""
+    if layout.processes == 1 or kind == "mps":
+        return
+    prefix = "" if kind == "cuda" else "cpu_"
+    if layout.sharding in ("ddp", "zero1"):
+        yield f"{prefix}zero2", replace(layout, sharding="zero2")
+    if layout.sharding in ("ddp", "zero1", "zero2"):
+        yield f"{prefix}zero3", replace(layout, sharding="zero3")
+    if kind == "cuda" and not layout.offload_weights:
+        yield "zero3_offload", replace(layout, sharding="zero3", offload_optimizer=True, offload_weights=True)
 
 
 def _lighter(part: PartPlan, plan: Plan) -> tuple[str, ...]:

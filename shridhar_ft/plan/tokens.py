@@ -128,7 +128,7 @@ def _guess(recipe: Recipe, kind: str, given: int | None) -> tuple[int | None, st
     """Tokens of all splits of a kind, and how they were found."""
     if given is not None:
         return given, f"{given:,} tokens of {kind}, as given"
-    data = recipe.data
+    data, option = recipe.data, f"--{kind.removesuffix('s')}-tokens"
     sources: Sequence[Books | Rows] = data.dialogues
     if kind == "books":
         sources = [*([data.books] if data.books else []), *data.texts]
@@ -136,13 +136,13 @@ def _guess(recipe: Recipe, kind: str, given: int | None) -> tuple[int | None, st
     try:
         for source in sources:
             if isinstance(source, Rows) and not source.paths:
-                return None, f"{kind}: a dataset on the Hub has no size here; give --{kind}-tokens"
+                return None, f"{kind}: a dataset on the Hub has no size here; give {option}"
             share = 1.0
             if isinstance(source, Rows):
                 share = DUMP if source.format == "mysql_dump" else ROWS
             characters += share * sum(_characters(file) for file in expand(source.paths, ["*"], f"data.{kind}"))
     except UserError as error:
-        return None, f"{error}; or give --{kind}-tokens"
+        return None, f"{error}; or give {option}"
     each = characters_per_token(recipe)
     return int(characters / each), (
         f"about {characters / 1e6:,.2f} million characters of {kind} by their files' sizes, {each:g} of them a token"
