@@ -104,9 +104,8 @@ def test_the_plans_own_numbers_are_judged(capsys) -> None:
 
 
 def test_what_does_not_fit_is_said_with_the_smallest_change_and_the_cheapest_machine() -> None:
-    plan = planned(
-        "qwen3-8b", "train.memory=[]", "train.method=full", "sft=null", machine="runpod-1xrtx4090", books=10**7
-    )
+    whole = ("train.memory=[]", "train.method=full", "train.train_embeddings=false", "sft=null")
+    plan = planned("qwen3-8b", *whole, machine="runpod-1xrtx4090", books=10**7)
     told = said(plan, books=10**7)
     assert not plan.fits and "does not fit" in told and "GiB are missing" in told
     assert "are missing; set method to lora." in told and "are missing; set method to qlora." in told
@@ -170,6 +169,8 @@ def test_the_users_own_machines_go_before_ours(alone: Path) -> None:
     machines.cache_clear()
     plan = planned("shridhar-gpt", machine="shed", books=450_000, dialogues=10**6)
     assert plan.layout.processes == 2 and plan.price == 0.1
+    there = planned("shridhar-gpt", machine=LAMBDA, books=450_000, dialogues=10**6)
+    assert [part.per_step for part in plan.parts] == [part.per_step for part in there.parts], "the same steps"
     assert any("starts 8 processes, shed has 2 devices" in note for note in plan.notes)
     user_file().write_text("machines: {shed: {chip: nothing, devices: 2}}\n")
     machines.cache_clear()

@@ -38,6 +38,8 @@ class Layout:
     """DeepSpeed: a second such buffer, filled while the first is on its way."""
     live: int = LIVE
     """ZeRO-3: gathered parameters that may live at once (numbers)."""
+    for_cpu: bool = False
+    """Whether its config is one for processes on a CPU."""
 
     @property
     def replicas(self) -> int:
@@ -87,7 +89,8 @@ def layout_of_config(file: Path) -> Layout:
     settings = read_yaml(file.read_text(encoding="utf-8")) or {}
     kind = str(settings.get("distributed_type", "NO")).strip('"')
     processes = int(settings.get("num_processes", 1))
-    made = Layout(processes=processes, nodes=int(settings.get("num_machines", 1)))
+    for_cpu = bool(settings.get("use_cpu")) or file.stem.startswith("cpu")  # DeepSpeed's configs cannot say use_cpu
+    made = Layout(processes=processes, nodes=int(settings.get("num_machines", 1)), for_cpu=for_cpu)
     parallel = settings.get("parallelism_config") or {}
     sequence = int(parallel.get("parallelism_config_sp_size", parallel.get("sp_size", 1)) or 1)
     made = replace(made, sequence=sequence)

@@ -37,6 +37,8 @@ class Plan:
     """Where the sizes are from."""
     parts: tuple[PartPlan, ...]
     notes: tuple[str, ...]
+    config: Path | None = None
+    """The accelerate config that was asked for, instead of the recipe's."""
 
     @property
     def fits(self) -> bool:
@@ -104,18 +106,50 @@ def default_layout(recipe: Recipe, machine: Machine, config: Path | None = None)
     else:
         name = {"cuda": "ddp" if machine.devices > 1 else "single_gpu", "mps": "mps", "cpu": "cpu"}[machine.kind]
         made = layout_of_config(shipped(f"accelerate_configs/{name}.yaml"))
-    if machine.kind == "cpu" or made.processes == machine.devices:
+    devices = machine.devices
+    if machine.kind == "cpu" and made.for_cpu:
         return made, []
     # An explicit config of more devices than the machine has means several machines.
-    if config is not None and made.processes > machine.devices and made.processes % machine.devices == 0:
-        return replace(made, nodes=made.processes // machine.devices), []
-    spread = replace(made, processes=machine.devices, nodes=1, sequence=min(made.sequence, machine.devices))
-    if machine.devices == 1 and made.sharding == "ddp":
+    if config is not None and made.processes > devices and made.processes % devices == 0 and machine.kind == "cuda":
+        return replace(made, nodes=made.processes // devices), []
+    if made.processes == devices and made.for_cpu == (machine.kind == "cpu"):
+        return made, []
+    spread = replace(made, processes=devices, nodes=1, sequence=min(made.sequence, devices), for_cpu=False)
+    if devices == 1 and made.sharding == "ddp":
         spread = replace(spread, sharding="none")
-    elif machine.devices > 1 and made.sharding == "none":
+    elif devices > 1 and made.sharding == "none":
         spread = replace(spread, sharding="ddp")
-    said = f"{given.name if given else 'the default'} starts {made.processes} processes, {machine.name} has "
-    return spread, [f"launch: {said}{machine.devices} devices; planned as {spread}."]
+    if made.processes == devices:
+        return spread, []
+    said = f"{given.name if given else 'the default'} starts {made.processes} processes, {machine.name} has {devices}"
+    same = "a step reads as many windows as there, by gradient_accumulation"
+    return spread, [f"launch: {said} device{'s' if devices > 1 else ''}; planned as {spread}; {same}."]
+
+
+def same_step(recipe: Recipe, layout: Layout, config: Path | None = None) -> Recipe:
+    """The recipe with so much accumulation that a step reads what it reads where its launch config starts it.
+
+    Args:
+        recipe: The recipe.
+        layout: Where it is planned now.
+        config: An accelerate config that was asked for; its number of processes is meant then.
+    """
+    if config is not None or recipe.launch.config == "auto":
+        return recipe
+    meant = layout_of_config(Path(recipe.launch.config)).replicas
+    if meant == layout.replicas:
+        return recipe
+
+    def more(accumulation: int) -> dict[str, int]:
+        return {"gradient_accumulation": max(1, round(accumulation * meant / layout.replicas))}
+
+    train = recipe.train.model_copy(update=more(recipe.train.gradient_accumulation))
+    stages = [
+        stage.model_copy(update=more(stage.gradient_accumulation) if stage.gradient_accumulation else {})
+        for stage in recipe.stages
+    ]
+    sft = recipe.sft and recipe.sft.model_copy(update=more(recipe.sft.gradient_accumulation))
+    return recipe.model_copy(update={"train": train, "stages": stages, "sft": sft})
 
 
 def sft_window(recipe: Recipe, shape: Shape) -> int:
@@ -176,15 +210,17 @@ def plan_recipe(
     """
     shape, found, grown = shape_of_recipe(recipe, count)
     notes: list[str] = []
+    asked = recipe
     if layout is None:
         layout, notes = default_layout(recipe, machine, config)
+        asked = same_step(recipe, layout, config)
     context = sft_window(recipe, shape)
     read = supplies(recipe, run, context, books, dialogues)
     long = (recipe.eval.context or recipe.last_context or context) if recipe.eval.long_text else 0
     parts = tuple(
-        plan_part(recipe, part, shape, read[part.name], machine, layout, grown, long)
-        for part in parts_of(recipe, context)
+        plan_part(asked, part, shape, read[part.name], machine, layout, grown, long)
+        for part in parts_of(asked, context)
     )
     if machine.name == HERE:
         notes.append(f"machine: {machine.source}.")
-    return Plan(recipe, machine, layout, shape, found.source, parts, tuple(notes))
+    return Plan(recipe, machine, layout, shape, found.source, parts, tuple(notes), config)

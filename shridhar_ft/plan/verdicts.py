@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shridhar_ft.config import Recipe
-from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.machines import machines
 from shridhar_ft.plan.memory import GIB
 from shridhar_ft.plan.mending import smallest_change
 from shridhar_ft.plan.parts import PartPlan
-from shridhar_ft.plan.plan import Plan, plan_recipe
+from shridhar_ft.plan.plan import Plan, plan_recipe, same_step
 from shridhar_ft.plan.shapes import Shape
 from shridhar_ft.plan.steps import ENOUGH_CONVERSATIONS, FEW_STEPS, SMALLEST_EXTENSION, WORTH_REPEATING
 from shridhar_ft.runfolder import Run
@@ -26,14 +25,13 @@ class Again:
     books: int | None = None
     dialogues: int | None = None
 
-    def recipe(self, recipe: Recipe, layout: Layout | None = None) -> Plan:
+    def recipe(self, recipe: Recipe) -> Plan:
         """The plan of another recipe on the same machine."""
-        layout = layout or self.plan.layout
         return plan_recipe(
-            recipe,
+            same_step(recipe, self.plan.layout, self.plan.config),
             self.run,
             self.plan.machine,
-            layout=layout,
+            layout=self.plan.layout,
             books=self.books,
             dialogues=self.dialogues,
             count=self._shape,
