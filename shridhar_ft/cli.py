@@ -339,5 +339,35 @@ def chat(
         say(figures_line(figures))
 
 
+@app.command(epilog="Example: shridhar-ft doctor recipes/demo --json")
+def doctor(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="Which configuration suits this recipe on this machine.")
+    ] = None,
+    overrides: Overrides = None,
+    parity: Annotated[
+        bool, typer.Option("--parity", help="Train a tiny model under every engine and compare (ten minutes or more).")
+    ] = False,
+    steps: Annotated[int, typer.Option(min=1, help="With --parity: optimizer steps that are compared.")] = 10,
+    precision: Annotated[str, typer.Option(help="With --parity: fp32 or bf16.")] = "fp32",
+    as_json: Json = False,
+) -> None:
+    """What this machine is, which accelerate config suits it or a recipe, what is missing; or the parity matrix.
+
+    Exit status 0, or 1 where something that is needed is missing or an engine differs.
+    """
+    if parity:
+        from shridhar_ft.doctor.command import compare_engines
+
+        found, lines = compare_engines(steps, precision, say)
+    else:
+        from shridhar_ft.doctor.command import examine
+
+        found, lines = examine(recipe, overrides or [])
+    answer(as_json, found, lines)
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
 if __name__ == "__main__":
     main()

@@ -46,6 +46,8 @@ def hush_libraries() -> None:
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
     # The embeddings of new tokens are in the adapter because attach() put them there.
     warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`", module="peft")
+    # DeepSpeed calls what torch has renamed.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
 
 
 EVERY = 15  # seconds between lines where there is no terminal

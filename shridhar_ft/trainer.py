@@ -5,6 +5,7 @@ that says where documents end, positions that skip, the loss without whole logit
 evaluation by position; guards and checkpoints are in guarded.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -101,6 +102,7 @@ class WindowTrainer(GuardedTrainer):
         self.tokens_seen = 0  # by this process since it started
         self._micro = (-1, 0)  # optimizer step, forward passes made for it
         self.shared_attention: SharedAttention | None = None  # set where Ulysses shares windows out
+        self.when_ready: Callable[[], None] | None = None  # called once the engine has the model
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
 
@@ -160,6 +162,8 @@ class WindowTrainer(GuardedTrainer):
         prepared = super()._prepare_for_training(*args, **kwargs)
         if self.shared_attention is not None:
             self.shared_attention.only_in_training()
+        if self.when_ready is not None:
+            self.when_ready()
         return prepared
 
     # ------------------------------------------------------------------------------------ optimizer, schedule

@@ -173,7 +173,8 @@ def train_part(
     receipts.write("ledger", lost, {key: ledger[key] for key in ledger if key != "fingerprint"}, balanced)
     if not len(train_windows):
         raise UserError(f"{part.name}: nothing is left to read; take carry.data away, or shorten the stage before")
-    engine.check_packed(any(len(lengths) > 1 for lengths in train_windows["lengths"]), part.name)
+    packed = any(len(lengths) > 1 for lengths in train_windows["lengths"])
+    engine.check_packed(packed, part.name)
     if part.handed_over and state.is_main_process:
         part.handed_over(tokenizer)
 
@@ -222,6 +223,12 @@ def train_part(
     if state.is_main_process:
         saves = -(-settings.max_steps // int(settings.save_steps))
         check_room(checkpoints, checkpoint_bytes(model, tuning, means.levers), tuning.keep_checkpoints, saves)
+    if packed and engine.sequence > 1:  # the probe above saw whole rows; Ulysses is in place in training only
+        trainer.when_ready = lambda: receipts.write(
+            "isolation_shared",
+            *probe_isolation(trainer.model_wrapped, len(tokenizer), part.context, tuning.batch_size, shared=True),
+            mend="documents that share a window read one another under Ulysses; take another launch.config",
+        )
     trainer.add_callback(vote)
     trainer.add_callback(watchdog)
     trainer.add_callback(Metrics(part.folder / "metrics.jsonl", progress, lambda: trainer.tokens_seen))

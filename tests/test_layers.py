@@ -33,8 +33,10 @@ LAYERS = (
     {"export"},
     {"library"},
     {"generation"},
+    {"evaluation"},
     {"entry", "chat", "web"},
     {"pretrain", "sft", "pipeline"},
+    {"doctor"},
     {"cli"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -20,7 +20,7 @@ MOST = 64  # logits looked at in one document, spread evenly: of a long one all 
 
 
 def probe_isolation(
-    model: "nn.Module", vocab_size: int, context: int, rows: int = 1, skips: bool = False
+    model: "nn.Module", vocab_size: int, context: int, rows: int = 1, skips: bool = False, shared: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any], bool]:
     """Run the probe on the live model.
 
@@ -31,13 +31,15 @@ def probe_isolation(
         rows: Windows in the batch (the same one again): some kernels keep documents apart in a single row only.
         skips: Positions jump inside each document, as positional skip-wise training has it; what stands after the jump
             must see what stands before it.
+        shared: All processes share each row (Ulysses is in place); every one of them has to come here.
 
     Returns:
         Claimed, measured and whether they agree, as a receipt wants them.
     """
     import torch
 
-    lengths = _lengths(model.config, context)
+    config = getattr(model, "module", model).config  # DeepSpeed's wrapper has a config of its own
+    lengths = _lengths(config, context)
     first, second, third = lengths
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
@@ -50,10 +52,11 @@ def probe_isolation(
 
     was_training = model.training
     model.eval()
+    logits = _shared_logits if shared else _logits
     with torch.no_grad():
-        before = _logits(model, ids, places, lengths, looked_at)
-        after = _logits(model, changed, places, lengths, looked_at)
-        alone = _logits(model, ids[:, -third:], places[:, -third:], lengths[2:], shown[2])
+        before = logits(model, ids, places, lengths, looked_at)
+        after = logits(model, changed, places, lengths, looked_at)
+        alone = logits(model, ids[:, -third:], places[:, -third:], lengths[2:], shown[2])
     model.train(was_training)
 
     moved = (before - after).abs().amax(-1)  # (looked at,)
@@ -69,7 +72,7 @@ def probe_isolation(
         "largest_difference_in_other_documents": leak,
         "largest_difference_in_the_changed_document": effect,
         "largest_difference_packed_against_alone": against_alone,
-        "attention": model.config._attn_implementation,
+        "attention": config._attn_implementation,
         "dtype": dtype,
     }
     if skips:
@@ -125,3 +128,35 @@ def _logits(
         input_ids=ids, position_ids=places, use_cache=False, logits_to_keep=looked_at.to(ids.device), **given
     )
     return output.logits[-1].float()
+
+
+def _shared_logits(
+    model: "nn.Module", ids: "torch.Tensor", places: "torch.Tensor", lengths: list[int], looked_at: "torch.Tensor"
+) -> "torch.Tensor":
+    """The same from a row that all processes share, each with its part of the tokens, as Ulysses trains.
+
+    Ulysses works in training only, so the attention layers are put there for the time, without their dropout.
+    """
+    import torch
+    from deepspeed.utils import groups
+    from torch import distributed
+
+    group = groups._get_sequence_parallel_group()
+    size, rank = distributed.get_world_size(group), distributed.get_rank(group)
+    spare = -ids.shape[1] % size  # a piece of padding at the end, as the collator has it
+    ids = torch.nn.functional.pad(ids, (0, spare))
+    places = torch.cat([places, torch.arange(spare, device=ids.device).repeat(len(ids), 1)], dim=1)
+    attentions = [module for module in model.modules() if hasattr(module, "num_key_value_groups")]
+    dropouts = [getattr(module, "attention_dropout", 0.0) for module in attentions]
+    for module in attentions:
+        module.train()
+        module.attention_dropout = 0.0
+    share = ids.shape[1] // size
+    own = slice(rank * share, (rank + 1) * share)
+    logits = model(input_ids=ids[:, own], position_ids=places[:, own].contiguous(), use_cache=False).logits
+    for module, dropout in zip(attentions, dropouts, strict=True):
+        module.eval()
+        module.attention_dropout = dropout
+    whole = [torch.empty_like(logits) for _ in range(size)]
+    distributed.all_gather(whole, logits.contiguous(), group=group)
+    return torch.cat(whole, dim=1)[-1][looked_at.to(ids.device)].float()

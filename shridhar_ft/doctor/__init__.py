@@ -1,0 +1,1 @@
+"""`shridhar-ft doctor`: what this machine is, which configuration suits it, what is missing, do engines agree."""
