@@ -170,7 +170,13 @@ def signalled(lab: Lab, guard: bool) -> str:
     evaluation = {"where": f"{TRAINER}._loss_on", "call": 1, "do": "SIGTERM"}
     stopped_exactly(lab, evaluation, 3, guard, "train.evaluate_every=3")
     stopped_exactly(lab, {"where": "shridhar_ft.training:start_model", "do": "SIGTERM"}, 0, guard)
-    return "saved at step 3 (in a step, an accumulation, an evaluation); nothing lost at start-up; each bit-equal"
+    folder = lab.fresh()
+    limited = lab.train(folder, *ONE, "train.stop_after=1s")
+    assert limited.status == 75 and "stopped by train.stop_after (1s)" in limited.text, limited.text[-1500:]
+    resumed(lab, folder)
+    return (
+        "saved at step 3 (in a step, an accumulation, an evaluation) and by stop_after; start-up loses nothing; exact"
+    )
 
 
 @case(7, "SIGTERM to one of two ranks", "no deadlock; all ranks stop at one step", "vote", 60)
