@@ -12,9 +12,10 @@ from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.plan.choosing import Step
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.machines import Machine, machine
-from shridhar_ft.plan.memory import GIB, sizes_of
+from shridhar_ft.plan.memory import GIB
 from shridhar_ft.plan.models import known_bases
 from shridhar_ft.plan.shapes import Shape, shape_of
+from shridhar_ft.plan.sizes import sizes_of
 from shridhar_ft.plan.work import step_seconds, step_work
 
 ALL: tuple[Lever, ...] = ("tiled_mlp", "checkpointing", "offload_host", "recompute_attention")

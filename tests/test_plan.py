@@ -17,9 +17,9 @@ from shridhar_ft.plan import machines as machines_module
 from shridhar_ft.plan.command import Asked, plan_one
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.machines import calibration_file, machine, machines, user_file
-from shridhar_ft.plan.memory import sizes_of
 from shridhar_ft.plan.models import config_of, known_bases
 from shridhar_ft.plan.shapes import shape_of
+from shridhar_ft.plan.sizes import sizes_of
 from shridhar_ft.plan.steps import schedule
 from shridhar_ft.plan.tokens import characters_per_token, supplies
 from shridhar_ft.plan.verdicts import Again, verdicts

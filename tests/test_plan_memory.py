@@ -17,9 +17,10 @@ from shridhar_ft.errors import UserError
 from shridhar_ft.plan.choosing import EXACT, Step, as_needed
 from shridhar_ft.plan.disk import written
 from shridhar_ft.plan.layout import Layout, layout_here, layout_of_config
-from shridhar_ft.plan.memory import GIB, MIB, footprint, quantized_bits, sizes_of
+from shridhar_ft.plan.memory import GIB, MIB, footprint
 from shridhar_ft.plan.models import known_bases
 from shridhar_ft.plan.shapes import shape_of
+from shridhar_ft.plan.sizes import quantized_bits, sizes_of
 from shridhar_ft.shipped import shipped
 
 PLAN = shape_of(

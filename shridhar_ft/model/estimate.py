@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from shridhar_ft.config_training import Tuning
-from shridhar_ft.plan.memory import Sizes, sizes_of
 from shridhar_ft.plan.meta import shape_on_meta
 from shridhar_ft.plan.shapes import shape_of
+from shridhar_ft.plan.sizes import Sizes, sizes_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

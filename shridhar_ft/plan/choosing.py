@@ -6,7 +6,8 @@ from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.errors import UserError
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.levers import check_levers
-from shridhar_ft.plan.memory import GIB, Footprint, Sizes, footprint, kept_bytes
+from shridhar_ft.plan.memory import GIB, Footprint, footprint, kept_bytes
+from shridhar_ft.plan.sizes import Sizes
 
 FILLED = 0.9  # of what is free: the formula is right to about a seventh
 WORTH = 0.01  # share of the peak that a lever must save to be turned on

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.plan.layout import Layout
-from shridhar_ft.plan.memory import Sizes, optimizer_bytes
+from shridhar_ft.plan.sizes import Sizes, optimizer_bytes
 
 
 @dataclass(frozen=True)

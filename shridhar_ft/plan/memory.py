@@ -16,54 +16,18 @@ from dataclasses import dataclass
 from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.shapes import Shape
+from shridhar_ft.plan.sizes import QUANTIZED_MOMENTS, Sizes, optimizer_bytes, quantized_bits
 
 MIB, GIB = 1 << 20, 1 << 30
 PROCESS = 620 * MIB  # of a process that trains by TRL, model and tensors aside; 600 before the first step
 CONTEXT = 600 * MIB  # of a GPU: CUDA's context and kernels, cuBLAS, NCCL
 FRAGMENTED = 0.05  # of what comes and goes on a GPU: blocks that the allocator cannot reuse
-QUANTIZED_MOMENTS = 2.1  # bytes a parameter: two moments of one byte, and a scale for each block
 TILE = 1024  # tokens of an MLP's tile; matrix products run at full rate, and a tile stays in a CPU's cache
 LOGITS_BYTES = 256 * MIB
 """Size of the one buffer of logits (bytes). Every chunk of tokens that fills it costs a pass over the gradient of the
 weight: with a quarter of this a step is a fifth slower on AVX2 in fp32, with half of it no slower; where bf16 has units
 of its own the pass weighs more against its products."""
 SAVED = ("norms", "attention", "kv", "mlp")  # terms of a layer that last from its forward pass to its backward
-BITS = {"nf4": 4.0, "int8": 8.0}
-SCALE_BITS = {("nf4", True): 8 / 64 + 32 / (64 * 256), ("nf4", False): 32 / 64, ("int8", False): 0.05}
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A model as a method trains it."""
-
-    shape: Shape
-    total: int
-    """Parameters, adapters included."""
-    trained: int
-    """Parameters that are trained."""
-    quantized: int
-    """Weights that lie in 4 or 8 bits."""
-    head_trained: bool
-
-
-def sizes_of(shape: Shape, tuning: Tuning, grown: bool = False, trainable: int | None = None) -> Sizes:
-    """What a method makes of a shape.
-
-    Args:
-        shape: The model's.
-        tuning: Method, rank, targets, what is trained whole.
-        grown: Whether the tokenizer brings new tokens, whose rows `train_embeddings: auto` trains.
-        trainable: Trained parameters, where they are known.
-    """
-    if tuning.method == "full":
-        return Sizes(shape, shape.total, trainable or shape.total, 0, True)
-    whole = grown if tuning.train_embeddings == "auto" else tuning.train_embeddings
-    if trainable is None:
-        trainable = shape.adapters(tuning.rank, tuning.targets, tuning.dora)
-        trainable += shape.head * (1 if shape.tied else 2) if whole else 0
-        trainable += shape.norms if tuning.train_norms else 0
-    quantized = shape.linear if tuning.method == "qlora" else 0
-    return Sizes(shape, shape.total + trainable, trainable, quantized, whole)
 
 
 @dataclass(frozen=True)
@@ -130,6 +94,8 @@ def footprint(
     gradients = size.trained * of_trained
     head = 4 * shape.head if size.head_trained else 0  # its gradient is made with the loss, in float32
     worked = _layer(shape, full, tokens, levers, made, carried, of_trained)
+    at_attention = _at_attention(shape, tokens, worked, made, carried, device)
+    most = max(worked, at_attention, key=lambda terms: sum(terms.values()))
     if layout.sharding in ("zero2", "zero3", "fsdp"):  # a gradient goes to its owner as soon as it is made
         gradients = gradients // layout.shards
     if "checkpointing" in levers:
@@ -146,8 +112,8 @@ def footprint(
     }
     instants = {
         "loss": kept | loss,
-        "last": others | worked | {"head's gradient": head},
-        "first": worked | {"gradients": gradients, "head's gradient": head},
+        "last": others | most | {"head's gradient": head},
+        "first": most | {"gradients": gradients, "head's gradient": head},
         "update": {"gradients": gradients},
     }
     instant = max(instants, key=lambda name: sum(instants[name].values()))
@@ -181,6 +147,23 @@ def _layer(
         "kv": tokens * made * 2 * shape.keys,
         "mlp": 0 if tiled else tokens * 4 * made * shape.intermediate,  # gate, its activation, up, their product
         "on the way back": tokens * 2 * carried * hidden + inside,
+    }
+
+
+def _at_attention(
+    shape: Shape, tokens: int, worked: dict[str, int], made: int, carried: int, device: str
+) -> dict[str, int]:
+    """The same while attention's own backward pass works, the MLP's tensors being gone."""
+    gradients = made * (2 * shape.queries + 2 * shape.keys)
+    if device == "cuda":
+        # FlashAttention sums queries' gradient in float32, and has keys' and values' for every head before it adds them.
+        gradients += 4 * shape.queries + (2 * made * shape.queries if shape.keys < shape.queries else 0)
+    return {
+        "norms": worked["norms"] // 2,
+        "attention": worked["attention"],
+        "kv": worked["kv"],
+        "attention on the way back": tokens * gradients,
+        "on the way back": tokens * 2 * carried * shape.hidden,
     }
 
 
@@ -222,12 +205,6 @@ def _static(
     return device_terms, host_terms
 
 
-def quantized_bits(tuning: Tuning) -> float:
-    """Bits of one weight of a quantised base, its share of the scales included."""
-    double = tuning.quantization == "nf4" and tuning.double_quantization
-    return BITS[tuning.quantization] + SCALE_BITS[(tuning.quantization, double)]
-
-
 def _gathered(size: Sizes, layout: Layout, stored: int) -> int:
     """Weights that are put together for the layers at work."""
     shape = size.shape
@@ -247,20 +224,3 @@ def _buffers(size: Sizes, layout: Layout, of_trained: int, device: str) -> int:
         # A GPU's are made whole; a CPU's memory is taken page by page, as they fill.
         return of_trained * (numbers if device == "cuda" else min(numbers, size.trained))
     return 0
-
-
-def optimizer_bytes(size: Sizes, tuning: Tuning, levers: tuple[Lever, ...], of_trained: int) -> int:
-    """Bytes of the optimizer's state, whole.
-
-    Args:
-        size: The model's.
-        tuning: Which optimizer.
-        levers: Those that make it smaller.
-        of_trained: Bytes of a trained weight, whose type its moments have.
-    """
-    if tuning.optimizer == "adafactor" or "paged_adamw_8bit" in levers:  # rows and columns only; in host memory
-        return 0
-    if "adamw_8bit" not in levers:
-        return 2 * of_trained * size.trained
-    whole = min(size.shape.head, size.trained) if size.head_trained else 0  # embeddings keep float32 moments
-    return int(8 * whole + QUANTIZED_MOMENTS * (size.trained - whole))

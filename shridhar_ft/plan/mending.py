@@ -7,9 +7,9 @@ from shridhar_ft.config_training import Tuning
 from shridhar_ft.plan.choosing import Step, as_needed, exact_levers
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.machines import Kind
-from shridhar_ft.plan.memory import sizes_of
 from shridhar_ft.plan.parts import PartPlan, longest_context
 from shridhar_ft.plan.plan import Plan
+from shridhar_ft.plan.sizes import sizes_of
 
 SHORTEST = 256  # tokens: a shorter window is no advice
 

@@ -10,8 +10,9 @@ from shridhar_ft.plan.disk import Written, written
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.levers import check_levers
 from shridhar_ft.plan.machines import Machine
-from shridhar_ft.plan.memory import GIB, Footprint, sizes_of
+from shridhar_ft.plan.memory import GIB, Footprint
 from shridhar_ft.plan.shapes import Shape
+from shridhar_ft.plan.sizes import sizes_of
 from shridhar_ft.plan.steps import schedule
 from shridhar_ft.plan.tokens import Supply
 from shridhar_ft.plan.work import Work, forward_work, step_seconds, step_work

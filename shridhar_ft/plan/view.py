@@ -23,7 +23,7 @@ TERMS = {  # how the terms of memory are summed up in the table
     "MLP": _of_layers("mlp"),
     "norms": _of_layers("norms"),
     "loss": ("hidden states", "logits", "head in bf16"),
-    "rest": ("process", "on the way back", "fragmentation"),
+    "rest": ("process", "on the way back", "attention on the way back", "fragmentation"),
 }
 
 

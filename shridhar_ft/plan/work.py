@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.machines import Machine
-from shridhar_ft.plan.memory import Sizes
 from shridhar_ft.plan.shapes import Shape
+from shridhar_ft.plan.sizes import Sizes
 
 ATTENTION_BACKWARD = 2.5  # products of attention's backward pass to those of its forward: five to two
 # Times that eager kernels touch a number of one token in a forward pass: norms and residuals; RoPE; the MLP's gate.
