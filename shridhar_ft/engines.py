@@ -36,6 +36,8 @@ class Engine:
     """Processes that share one window by context parallelism."""
     attention: str = "sdpa"
     """transformers' name of the attention that Ulysses calls."""
+    gpus: bool = False
+    """Whether its file starts several processes for GPUs."""
 
     @classmethod
     def of_file(cls, path: Path) -> "Engine":
@@ -60,6 +62,7 @@ class Engine:
             bool(settings.get("use_cpu")),
             int(given.get("cp_size") or 1),
             str(given.get("sp_attn_implementation") or "sdpa"),
+            layout.processes > 1 and not settings.get("use_cpu"),
         )
 
     @classmethod
@@ -114,6 +117,11 @@ class Engine:
             )
         if self.launcher == "FSDP" and (self.cpu or device == "cpu"):
             return "FSDP on a CPU silently becomes DDP; take accelerate_configs/cpu_zero3.yaml or cpu_ddp.yaml"
+        if self.gpus and device in ("cpu", "mps"):
+            return (
+                f"it starts {self.processes} processes, each on a GPU, and there is none here; take one of "
+                "accelerate_configs/cpu*.yaml"
+            )
         if self.context > 1:
             return (
                 "context parallelism drops the boundaries of documents, and every window here is packed: documents "

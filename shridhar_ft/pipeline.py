@@ -23,7 +23,7 @@ from shridhar_ft.config import Recipe
 from shridhar_ft.engines import PROCESSES, Engine
 from shridhar_ft.entry import UNDER_RUN
 from shridhar_ft.errors import CheckFailed, DiskFailed, Resumable, Stop, UserError
-from shridhar_ft.processes import need_deepspeed
+from shridhar_ft.processes import device_type, need_deepspeed
 from shridhar_ft.progress import say
 from shridhar_ft.runfolder import Run, is_current, only_one, part_of, read_json
 from shridhar_ft.shipped import shipped
@@ -118,7 +118,7 @@ def launch_config(recipe: Recipe) -> Path:
             known = ", ".join(sorted(p.name for p in shipped("accelerate_configs").glob("*.yaml")))
             raise UserError(f"launch.config: {path} does not exist; shipped ones are accelerate_configs/ with {known}")
         engine = Engine.of_file(path)
-        engine.check(recipe)
+        engine.check(recipe, device_type(engine))
         if engine.deepspeed:
             need_deepspeed()
         return path

@@ -12,6 +12,7 @@ import yaml
 from shridhar_ft.config import load_recipe
 from shridhar_ft.engines import Engine, check_processes, found_deepspeed_file, launched_processes
 from shridhar_ft.errors import UserError
+from shridhar_ft.processes import need_deepspeed
 from shridhar_ft.shipped import shipped
 
 CONFIGS = sorted(shipped("accelerate_configs").glob("*.yaml"))
@@ -142,6 +143,19 @@ def test_a_file_that_is_no_configuration_is_refused_in_a_sentence(tmp_path: Path
     file = changed(tmp_path, "zero2", deepspeed_config={"deepspeed_config_file": "nowhere.json"})
     with pytest.raises(UserError, match=r"nowhere.json"):
         Engine.of_file(file)
+
+
+def test_processes_for_gpus_are_not_started_on_a_cpu(recipe) -> None:
+    with pytest.raises(UserError, match="starts 8 processes, each on a GPU, and there is none here"):
+        engine("zero2").check(recipe(), device="cpu")
+    engine("zero2").check(recipe(), device="cuda")
+    engine("cpu_zero2").check(recipe(), device="cpu")
+
+
+def test_deepspeed_that_is_not_installed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shridhar_ft.processes.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install 'shridhar_ft\[deepspeed\]'"):
+        need_deepspeed()
 
 
 # ------------------------------------------------------------------------------------------------ processes

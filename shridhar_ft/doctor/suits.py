@@ -86,7 +86,7 @@ def _fits(recipe: Recipe, run: Run, machine: dict[str, Any], config: Path) -> st
 
     try:
         engine = Engine.of_file(config)
-        engine.check(recipe)
+        engine.check(recipe, machine["device"])
         if engine.deepspeed and find_spec("deepspeed") is None:
             return "DeepSpeed is not installed: pip install 'shridhar_ft[deepspeed]'"
         device = torch.device(machine["device"])
