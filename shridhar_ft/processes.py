@@ -109,8 +109,10 @@ def shared_attention(engine: Engine) -> Iterator["SharedAttention | None"]:
     if engine.sequence == 1:
         yield None
         return
+    from deepspeed.runtime.sequence_parallel import parallel_state_sp
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    parallel_state_sp._release_sequence_parallel_groups()  # of the part before; DeepSpeed refuses to make them twice
     plain = ALL_ATTENTION_FUNCTIONS[engine.attention]
     try:
         yield SharedAttention(engine.attention, plain)

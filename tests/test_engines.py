@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from shridhar_ft.config import load_recipe
+from shridhar_ft.doctor.parity import write_recipe
 from shridhar_ft.engines import Engine, check_processes, found_deepspeed_file, launched_processes
 from shridhar_ft.errors import UserError
 from shridhar_ft.processes import need_deepspeed
@@ -201,6 +202,19 @@ def test_accelerate_alone_is_held_to_its_configurations_number(tmp_path: Path, r
     assert done.returncode != 0
     assert "asks for 2 processes and 1 came up" in done.stderr
     assert left()["status"] == 2
+
+
+@pytest.mark.slow
+def test_two_stages_share_their_windows_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_recipe("single", 2, "fp32")
+    stages = "[{name: a, context: 128, gate: tell}, {name: b, context: 144, rope: {type: yarn}, gate: tell}]"
+    config = shipped("accelerate_configs/cpu_ulysses.yaml")
+    done = launch(config, "-m", "shridhar_ft.pretrain", "single.yaml", "name=engine", f"stages={stages}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, after = (json.loads(Path(f"runs/engine/stages/{name}/part.json").read_text()) for name in "ab")
+    handover = json.loads(Path("runs/engine/stages/b/receipts/handover.json").read_text())
+    assert handover["measured"]["hash"] == before["hash"] != after["hash"]
 
 
 LEAKY = """

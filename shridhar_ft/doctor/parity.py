@@ -90,7 +90,7 @@ def parity(
     cells = []
     with chdir(folder):
         for data in ("packed", "single"):
-            _write_recipe(data, steps, precision)
+            write_recipe(data, steps, precision)
         for method in methods:
             references: dict[str, list[tuple[float, float]]] = {}
             for engine in dict.fromkeys(("one process", *engines)):
@@ -188,7 +188,7 @@ def _figures(name: str) -> list[tuple[float, float]]:
     return [(line["loss"], line["grad_norm"]) for line in logged if "loss" in line]
 
 
-def _write_recipe(data: str, steps: int, precision: str) -> None:
+def write_recipe(data: str, steps: int, precision: str) -> None:
     """A tiny model on the bundled books: as they are, or cut into works that each fill a window alone."""
     books = shipped("recipes/demo/data/books")
     if data == "single":
