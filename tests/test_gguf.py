@@ -126,7 +126,7 @@ def test_a_file_carries_yarn_the_window_and_the_sampling(tokenizer, tmp_path: Pa
     assert float(read.metadata()["general.sampling.temp"]) == pytest.approx(0.7)
     end = int(read.metadata()["tokenizer.ggml.eos_token_id"])
     assert end == tokenizer.eos_token_id
-    assert "tokenizer.ggml.add_bos_token" not in read.metadata()
+    assert read.metadata()["tokenizer.ggml.add_bos_token"] == "false"
 
 
 def test_losses_are_those_of_transformers_whatever_the_batch(tokenizer, tmp_path: Path) -> None:

@@ -77,8 +77,17 @@ def _converter(model: Path) -> type[Any]:
 
     config = AutoConfig.from_pretrained(model, local_files_only=True)
     base = conversion.get_model_class(config.architectures[0])
-    pre = pre_tokenizer(AutoTokenizer.from_pretrained(model, local_files_only=True))
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    pre = pre_tokenizer(tokenizer)
     own: dict[str, Any] = {"model_arch": base.model_arch}
+    if tokenizer.bos_token_id is None:
+
+        def set_vocab(converter: Any) -> None:  # noqa: ANN401
+            """The vocabulary, and that no text begins with a token of its own: llama.cpp would take one it makes up."""
+            base.set_vocab(converter)
+            converter.gguf_writer.add_add_bos_token(False)
+
+        own["set_vocab"] = set_vocab
     if pre is not None:
         own["get_vocab_base_pre"] = lambda *_: pre
     if config.model_type in ("olmo2", "olmo3") and config.tie_word_embeddings:
