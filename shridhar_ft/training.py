@@ -266,6 +266,7 @@ def train_part(
         tell(f"{part.name}: going on after step {step_of(resume.checkpoint)}")
     tell(f"{part.name}: before training, {_figures(before)}")
     peak_before = peak_rss_bytes()
+    give_back_freed_memory()  # quantising a base leaves pieces of the whole one
     begin_peak_rss()
     figures.begin(peak_bytes(state.device))
     with progress, disk_errors(part.folder), memory_errors(*memory), shared_attention(engine) as shared:

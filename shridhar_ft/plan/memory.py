@@ -20,6 +20,7 @@ from shridhar_ft.plan.sizes import QUANTIZED_MOMENTS, Sizes, optimizer_bytes, qu
 
 MIB, GIB = 1 << 20, 1 << 30
 PROCESS = 620 * MIB  # of a process that trains by TRL, model and tensors aside; 600 before the first step
+UNPACKING = 100 * MIB  # what bitsandbytes loads beside it on a CPU, at the first product of quantised weights
 CONTEXT = 600 * MIB  # of a GPU: CUDA's context and kernels, cuBLAS, NCCL
 FRAGMENTED = 0.05  # of what comes and goes on a GPU: blocks that the allocator cannot reuse
 TILE = 1024  # tokens of an MLP's tile; matrix products run at full rate, and a tile stays in a CPU's cache
@@ -156,7 +157,7 @@ def _at_attention(
     """The same while attention's own backward pass works, the MLP's tensors being gone."""
     gradients = made * (2 * shape.queries + 2 * shape.keys)
     if device == "cuda":
-        # FlashAttention sums queries' gradient in float32, and has keys' and values' for every head before it adds them.
+        # FlashAttention sums queries' gradient in float32, and makes keys' and values' for every head before adding.
         gradients += 4 * shape.queries + (2 * made * shape.queries if shape.keys < shape.queries else 0)
     return {
         "norms": worked["norms"] // 2,
@@ -185,7 +186,7 @@ def _static(
     moments = optimizer_bytes(size, tuning, levers, 4 if layout.deepspeed else of_trained) // shards
     masters = 4 * size.trained // shards if layout.deepspeed else 0  # DeepSpeed keeps a float32 copy of its part
     device_terms = {
-        "process": PROCESS if device != "cuda" else CONTEXT,
+        "process": CONTEXT if device == "cuda" else PROCESS + (UNPACKING if size.quantized else 0),
         "weights": 0 if layout.offload_weights else weights,
         "quantised weights": quantized,
         "optimizer": 0 if layout.offload_optimizer else moments + masters,
