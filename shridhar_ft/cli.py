@@ -4,6 +4,7 @@ shridhar-ft run RECIPE [key.sub=value …]
 """
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -102,14 +103,18 @@ def run(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     allow: Annotated[list[str] | None, typer.Option(metavar="NAME,…", help=ALLOW.capitalize() + ".")] = None,
+    no_plan: Annotated[bool, typer.Option("--no-plan", help="Try what does not fit by the plan.")] = False,
     as_json: Json = False,
 ) -> None:
     """Do everything in order: data, tokenizer, stages, SFT, export. Stops and resumes anywhere."""
     from shridhar_ft.config import load_recipe
     from shridhar_ft.pipeline import run_recipe
+    from shridhar_ft.plan.check import NO_PLAN
     from shridhar_ft.runfolder import run_folder
 
     allowed = parse_allowed(allow or [])
+    if no_plan:
+        os.environ[NO_PLAN] = "1"  # for the training's own processes
     loaded = load_recipe(recipe, overrides or [])
     made = run_recipe(loaded, run_folder(loaded.name), say, allowed)
     folder = made["run"]
