@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from fault_cases import case, without
 from fault_lab import (
+    BOUND,
     ONE,
     Lab,
     checkpoint,
@@ -184,7 +185,9 @@ def one_rank(lab: Lab, guard: bool) -> str:
     folder = lab.fresh()
     half = ("train.batch_size=2",)
     fault = {"where": STEP, "call": 3, "do": "SIGTERM", "rank": 1}
-    done = lab.train(folder, *ONE, *half, faults=[fault], without=without("vote", guard), ranks=2, bound=60)
+    done = lab.train(
+        folder, *ONE, *half, faults=[fault], without=without("vote", guard), ranks=2, bound=BOUND if guard else 60
+    )
     assert done.statuses == [75, 75], f"{done.statuses}: {done.text[-1500:]}"
     assert checkpoints(folder)[-1] == "checkpoint-3" and status(folder)["status"] == 75
     again = lab.train(folder, *ONE, *half, ranks=2)

@@ -6,7 +6,7 @@ from typing import Any
 
 from cases_saving import STEP, TRAINER, resumed, trained_to
 from fault_cases import case, without
-from fault_lab import ONE, Lab, checkpoint, checkpoints, status, weights
+from fault_lab import BOUND, ONE, Lab, checkpoint, checkpoints, status, weights
 from safetensors.numpy import load_file
 
 LOSS = "shridhar_ft.guarded:GuardedTrainer.checked_loss"
@@ -53,7 +53,7 @@ def non_finite(lab: Lab, guard: bool) -> str:
     one_of_two = {**faults.get("loss", {}), "rank": 1, "call": 7}
     half = ("train.batch_size=1", "train.gradient_accumulation=2")
     if guard:  # the first of two forward passes of a step, on one of two ranks
-        done = lab.train(folder, *ONE, *half, faults=[one_of_two], ranks=2, bound=60)
+        done = lab.train(folder, *ONE, *half, faults=[one_of_two], ranks=2, bound=BOUND if guard else 60)
         assert done.statuses == [65, 65], f"{done.statuses}: {done.text[-1500:]}"
     return "65 at step 4, nothing updated, windows kept, resumed bit-equal; from one of two ranks both leave with 65"
 
@@ -176,10 +176,15 @@ def hung(lab: Lab, guard: bool) -> str:
         folder = lab.fresh()
         hang = {"where": where, "call": 4, "do": "hang"}
         done = lab.train(
-            folder, *ONE, "train.stall_after=8s", faults=[hang], without=without("watchdog", guard), bound=60
+            folder,
+            *ONE,
+            "train.stall_after=15s",
+            faults=[hang],
+            without=without("watchdog", guard),
+            bound=BOUND if guard else 60,
         )
         assert done.status == 75 and status(folder)["status"] == 75, f"{done.status}: {done.text[-900:]}"
         stacks = (folder / "runs/tiny/stages/short/stalled_rank0.txt").read_text()
         assert "_hang" in stacks and "training_loop" in stacks
         resumed(lab, folder)
-    return "ended 8 s after the last step with the stacks of all threads; resumed bit-equal"
+    return "ended 15 s after the last step with the stacks of all threads; resumed bit-equal"
