@@ -305,6 +305,47 @@ def export(
     answer(as_json, {"export": str(folder), "certificate": certificate}, [f"{folder}/model"])
 
 
+@app.command("eval", epilog="Example: shridhar-ft eval runs/demo --suite quick")
+def evaluate(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE|RUN|MODEL|GGUF", help="A recipe, a run folder or a part of it, a model folder, a GGUF."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    suite: Annotated[str | None, typer.Option(help="A suite's name or file (default: eval.suite).")] = None,
+    texts: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Measure on this run's texts (default: the model's own run).")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="RESULTS", help="Evaluation of the base by the same suite: its scores are floors."),
+    ] = None,
+    context: Annotated[int, typer.Option(min=0, help="A GGUF's window in tokens; 0: the file's own.")] = 0,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Compare two evaluations instead, pair by pair.")
+    ] = None,
+    lm_eval: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Write the items as tasks of lm-evaluation-harness instead.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model by a suite: every score with its interval, its floor and its ceiling."""
+    from shridhar_ft.evaluation.command import compare_results, run_eval
+    from shridhar_ft.evaluation.view import compared, lines
+
+    if compare is not None:
+        found = compare_results(*compare)
+        answer(as_json, found, list(compared(found)))
+        return
+    if what is None:
+        raise UserError("eval: name what is measured, or --compare A B; e.g. shridhar-ft eval runs/demo")
+    results, folder = run_eval(what, overrides or [], quiet if as_json else say, suite, texts, base, context, lm_eval)
+    shown = [f"{name}: {count:,} items" for name, count in results["tasks"].items()] if lm_eval else lines(results)
+    answer(as_json, results, [*shown, f"in {folder}"])
+
+
 @app.command(epilog="Example: shridhar-ft chat runs/demo --prompt 'Что такое терпение?'")
 def chat(
     model: Annotated[

@@ -100,7 +100,7 @@ class Model(Section):
 
 
 class Eval(Section):
-    """What stages are measured on beside the validation split."""
+    """What stages are measured on beside the validation split, and what `shridhar-ft eval` measures."""
 
     long_text: PathList = Field([])
     """Texts that nothing trains on, long enough for the last window (files, folders or globs)."""
@@ -110,6 +110,16 @@ class Eval(Section):
     """Length at which every stage is measured on long_text, in tokens (default: the last stage's context)."""
     max_windows: int = Field(8, ge=1)
     """Windows measured on each text and length, spread evenly (windows)."""
+    suite: str = "default"
+    """Suite of `shridhar-ft eval`: a YAML file, or the name of a shipped one (eval/suites)."""
+    others: PathList = Field([])
+    """Other authors' texts of the same kind, one author a file; nothing trains on them. They are the floor of style and
+    what forgetting is measured on."""
+    glossary: str | None = None
+    """Terms of the subject, one a line, `term — definition` (default: words that the books have more often than
+    `others`)."""
+    rublimp: str | None = None
+    """Folder with the CSVs of RuBLiMP, where they are at hand."""
 
 
 class Launch(Section):
@@ -344,7 +354,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         here[last] = value
 
 
-PATH_KEYS = ("paths", "long_text", "config", "base", "extend")
+PATH_KEYS = ("paths", "long_text", "others", "glossary", "rublimp", "suite", "config", "base", "extend")
 
 
 def _from_here(value: Any, key: str) -> Any:  # noqa: ANN401 - any YAML
@@ -371,6 +381,12 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> None:
     for source in sources:
         source.paths = [_find(path, folder) for path in source.paths]
     recipe.eval.long_text = [_find(path, folder) for path in recipe.eval.long_text]
+    recipe.eval.others = [_find(path, folder) for path in recipe.eval.others]
+    for key in ("glossary", "rublimp"):
+        if value := getattr(recipe.eval, key):
+            setattr(recipe.eval, key, _find(value, folder))
+    if recipe.eval.suite.endswith(".yaml"):  # else it is a shipped one's name
+        recipe.eval.suite = _find(recipe.eval.suite, folder)
     if recipe.launch.config != "auto":
         recipe.launch.config = _find(recipe.launch.config, folder)
     for holder, key in ((recipe.model, "base"), (recipe.tokenizer, "extend")):

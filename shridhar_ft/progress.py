@@ -53,32 +53,35 @@ def hush_libraries() -> None:
 EVERY = 15  # seconds between lines where there is no terminal
 
 
-def counted(items: Iterable[T], what: str) -> Iterator[T]:
+def counted(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Pass items on and tell how many went by: live on a terminal, a line every quarter of a minute elsewhere.
 
     Args:
         items: What is read.
         what: Its name in the plural, e.g. `data.dialogues.0: conversations`.
+        total: How many there are, where it is known and each takes its time: then the time to go is shown too.
     """
+    known = "" if total is None else f" of {total:,}"
     bar = Progress(
         SpinnerColumn(),
         TextColumn("[bold]{task.description}"),
-        TextColumn("{task.completed:,.0f}"),
+        TextColumn("{task.completed:,.0f}" + known),
         TimeElapsedColumn(),
+        *([TimeRemainingColumn()] if total is not None else []),
         console=console,
         disable=not console.is_terminal,
         transient=True,
     )
-    task = bar.add_task(what, total=None)
+    task = bar.add_task(what, total=total)
     number, told = 0, time.monotonic()
     with bar:
         for item in items:
             yield item
             number += 1
-            if number % 256 == 0:
+            if total is not None or number % 256 == 0:
                 bar.update(task, completed=number)
                 if not console.is_terminal and time.monotonic() - told > EVERY:
-                    say(f"{what}: {number:,} so far")
+                    say(f"{what}: {number:,}{known} so far")
                     told = time.monotonic()
 
 

@@ -4,6 +4,7 @@ Logits are never whole: at 108,000 tokens and a vocabulary of 50,000 they alone 
 (model/loss.py) multiplies them chunk by chunk and keeps one number a position.
 
     log_probs        of a batch, by position
+    nats_of          of pieces that share a forward pass
     loss_on_windows  over packed windows: mean, and by position in the piece
     read_text        every token of a long text, read in whole windows, and their ends read with a short context only
     measure_text     what that says: loss, loss by position, context gain, with their errors
@@ -86,6 +87,25 @@ def _nats(model: "nn.Module", ids: np.ndarray, labels: np.ndarray, lengths: Sequ
         for values in (ids, labels, positions(lengths))
     )
     return -log_probs(model, *tensors, **ends)[0].cpu().numpy()
+
+
+def nats_of(model: "nn.Module", pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Negative log-likelihood of each token but the first of some pieces that share one forward pass.
+
+    Args:
+        model: As in `log_probs`; its attention has to keep packed pieces apart (model/attention.py).
+        pieces: Token ids of each, (T,); none sees another.
+
+    Returns:
+        float32 (T − 1,) for each piece.
+    """
+    lengths = [len(piece) for piece in pieces]
+    ids = np.concatenate(pieces)
+    labels = ids.astype(np.int64)
+    starts = np.cumsum([0, *lengths[:-1]])
+    labels[starts] = IGNORED
+    found = _nats(model, ids, labels, lengths)
+    return [found[start : start + length - 1] for start, length in zip(starts, lengths, strict=True)]
 
 
 # ---------------------------------------------------------------------------------------------- packed windows

@@ -1,0 +1,73 @@
+"""Differences of two evaluations by the same suite, each with the interval of a paired bootstrap."""
+
+from pathlib import Path
+from typing import Any
+
+from shridhar_ft.errors import UserError
+from shridhar_ft.evaluation.materials import Materials
+from shridhar_ft.evaluation.measures import difference
+from shridhar_ft.evaluation.runner import RESULTS, for_json, read_records
+from shridhar_ft.evaluation.suite import TASKS, Wanted
+from shridhar_ft.runfolder import read_json
+
+PER_TOKEN = "nats a token"  # another thing with another tokenizer
+
+
+def compare(ours: Path, theirs: Path) -> dict[str, Any]:
+    """Compare two evaluations, measure by measure, on the items that both have.
+
+    Args:
+        ours: Folder with results.json and items/.
+        theirs: The same of the other model; differences are ours minus theirs.
+
+    Returns:
+        `models`, `differences` (a row each: name, unit, difference, low, high, n, ours, theirs, and `better`: ours,
+        theirs, or neither where the interval holds 0), `left_out` (what cannot be compared, and why).
+
+    Raises:
+        UserError: The two share no task with the same settings and texts.
+    """
+    pair = [read_json(folder / RESULTS) for folder in (ours, theirs)]
+    left_out: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
+    if pair[0]["made_from"]["texts"] != pair[1]["made_from"]["texts"]:
+        raise UserError(f"{ours} and {theirs} were measured on different texts; measure both with the same --texts RUN")
+    same_tokens = pair[0]["tokenizer"] == pair[1]["tokenizer"]
+    for name, settings in pair[0]["suite"].items():
+        if name not in pair[1]["suite"]:
+            left_out[name] = "the other evaluation has no such task"
+            continue
+        records = [read_records(folder / "items" / f"{name}.jsonl")[1] for folder in (ours, theirs)]
+        if not all(records):
+            left_out[name] = "it was not measured in both"
+            continue
+        if settings != pair[1]["suite"][name]:
+            left_out[name] = "its settings differ"
+            continue
+        task = _task(name, settings)
+        measures = [{m.name: m for m in task.measures(side)} for side in records]
+        for measure in measures[0].values():
+            if measure.name not in measures[1]:
+                left_out[measure.name] = "the other evaluation has no such measure"
+            elif measure.unit == PER_TOKEN and not same_tokens:
+                left_out[measure.name] = "the tokenizers differ, so a token is not the same thing; see bits per byte"
+            else:
+                row = difference(measure, *records, seed=pair[0]["seed"])
+                rows.append({"name": measure.name, "unit": measure.unit, **row, "better": _better(row, measure)})
+    if not rows:
+        raise UserError(f"{ours} and {theirs} share no measured task; run the same suite on both")
+    return for_json({"models": [one["model"] for one in pair], "differences": rows, "left_out": left_out})
+
+
+def _better(row: dict[str, Any], measure: Any) -> str:  # noqa: ANN401 - a Measure
+    if not row["low"] > 0 and not row["high"] < 0:
+        return "neither"
+    return "ours" if (row["low"] > 0) == measure.higher_is_better else "theirs"
+
+
+def _task(name: str, settings: dict[str, Any]) -> Any:  # noqa: ANN401 - a Task
+    """The task for its measures only: they need no texts."""
+    from importlib import import_module
+
+    schema = import_module(TASKS[name]).Settings
+    return Wanted(name, schema.model_validate(settings)).make(Materials(), 0)

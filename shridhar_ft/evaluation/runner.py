@@ -1,0 +1,174 @@
+"""Runs a suite on a model: each record is on the disk before the next one, so a stopped evaluation goes on.
+
+<folder>/items/<task>.jsonl   what the task is made from, then a record an item
+<folder>/results.json         scores, details, environment
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from shridhar_ft.evaluation.materials import Materials, Unmeasured
+from shridhar_ft.evaluation.measures import Record, Score, score
+from shridhar_ft.evaluation.reader import Reader
+from shridhar_ft.evaluation.suite import Item, Task, Wanted
+from shridhar_ft.progress import counted
+from shridhar_ft.runfolder import as_json, disk_errors, environment, fingerprint, read_json, write_json
+
+RESULTS = "results.json"
+PROBE = "Съешь ещё этих мягких французских булок, да выпей чаю. The quick brown fox, 108 000."
+"""A text by whose tokens two tokenizers are told apart."""
+
+
+def evaluate(
+    reader: Reader,
+    suite: Sequence[Wanted],
+    materials: Materials,
+    folder: Path,
+    seed: int,
+    say: Callable[[str], None],
+    base: Path | None = None,
+) -> dict[str, Any]:
+    """Measure a model by all tasks of a suite.
+
+    Args:
+        reader: The model.
+        suite: The tasks.
+        materials: The texts.
+        folder: Where records and results go; finished records of the same model, texts and settings are kept.
+        seed: Of items, draws and intervals.
+        say: Told each line.
+        base: The folder of the base model's evaluation by the same suite: its scores are floors.
+
+    Returns:
+        What results.json holds.
+    """
+    started = time.monotonic()
+    scores: list[Score] = []
+    details: dict[str, Any] = {}
+    unmeasured: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    for wanted in suite:
+        begun = time.monotonic()
+        try:
+            found, of_task = _run_task(reader, wanted, materials, folder, seed, say, base)
+        except Unmeasured as why:
+            unmeasured[wanted.name] = str(why)
+            say(f"eval: {wanted.name} is not measured: {why}")
+            continue
+        scores += found
+        details[wanted.name] = of_task
+        seconds[wanted.name] = round(time.monotonic() - begun, 1)
+    results = {
+        "model": reader.name,
+        "made_from": {"model": reader.made_from, "texts": materials.made_from},
+        "tokenizer": fingerprint(reader.encode(PROBE)),
+        "window": reader.window,
+        "suite": {wanted.name: wanted.settings.model_dump(mode="json") for wanted in suite},
+        "seed": seed,
+        "base": read_json(base / RESULTS)["model"] if base else None,
+        "scores": [asdict(one) for one in scores],
+        "details": details,
+        "unmeasured": unmeasured,
+        "seconds": {**seconds, "all": round(time.monotonic() - started, 1)},
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(),
+    }
+    results = for_json(results)
+    write_json(folder / RESULTS, results)
+    return results
+
+
+def _run_task(
+    reader: Reader,
+    wanted: Wanted,
+    materials: Materials,
+    folder: Path,
+    seed: int,
+    say: Callable[[str], None],
+    base: Path | None,
+) -> tuple[list[Score], Any]:
+    task = wanted.make(materials, seed)
+    items = task.items(reader)
+    made_from = fingerprint(
+        reader.made_from, materials.made_from, wanted.settings.model_dump(mode="json"), task.version, seed
+    )
+    file = folder / "items" / f"{wanted.name}.jsonl"
+    records = _measured(reader, task, items, file, made_from, f"eval: {wanted.name}", say)
+    of_base = read_records(base / "items" / f"{wanted.name}.jsonl")[1] if base else []
+    return scored(task, records, of_base, seed)
+
+
+def scored(task: Task, records: Sequence[Record], base: Sequence[Record], seed: int) -> tuple[list[Score], Any]:
+    """The scores of a task's records, floors and ceilings in them, and its details."""
+    found = {measure.name: score(measure, records, seed) for measure in task.measures(records)}
+    details = task.scores(records, found, base)
+    return list(found.values()), details
+
+
+def _measured(
+    reader: Reader,
+    task: Task,
+    items: Sequence[Item],
+    file: Path,
+    made_from: str,
+    what: str,
+    say: Callable[[str], None],
+) -> list[Record]:
+    """The records of all items, in the items' order; those that the file holds are not measured again."""
+    header, kept = read_records(file)
+    if header and header.get("made_from") != made_from:
+        say(f"{what}: its records were made from another model, text or setting; beginning anew")
+        kept = []
+    done: dict[str, Record] = {str(record["key"]): record for record in kept}
+    # A batch is measured as one, so one that was not finished is measured again as a whole.
+    waiting = [batch for batch in _batches(items, task.batch) if any(item["key"] not in done for item in batch)]
+    if done and waiting:
+        say(f"{what}: going on after {len(done):,} of {len(items):,} items")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(file), file.open("w", encoding="utf-8") as out:
+        for row in [{"made_from": made_from}, *done.values()]:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        out.flush()
+        fresh = (record for batch in waiting for record in task.measure(reader, batch))
+        for record in counted(fresh, what, sum(map(len, waiting))):
+            record = for_json(dict(record))
+            if record["key"] not in done:
+                done[record["key"]] = record
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+                out.flush()
+    return [done[item["key"]] for item in items]
+
+
+def _batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    return [items[begin : begin + size] for begin in range(0, len(items), size)]
+
+
+def read_records(file: Path) -> tuple[dict[str, Any], list[Record]]:
+    """The header and the records of a task's file; a line that a kill cut off is left out."""
+    if not file.is_file():
+        return {}, []
+    rows = []
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return (rows[0], rows[1:]) if rows else ({}, [])
+
+
+def for_json(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """A value as it comes back from a JSON file; NaN and infinity as null, which strict readers take."""
+    if isinstance(value, dict):
+        return {str(key): for_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [for_json(inner) for inner in value]
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return as_json(value)

@@ -1,0 +1,85 @@
+"""Intervals against known ones, macro-means and ratios against plain computations, paired differences."""
+
+import numpy as np
+import pytest
+
+from shridhar_ft.evaluation.measures import Measure, difference, macro, ratio, score, total, wilson
+
+
+def share(name: str = "hit") -> Measure:
+    return Measure("share", lambda r: {"x/sum": r[name], "x/n": 1.0}, total("x"))
+
+
+def records(hits: list[float], **more: list) -> list[dict]:
+    return [
+        {"key": str(index), "hit": hit, **{name: values[index] for name, values in more.items()}}
+        for index, hit in enumerate(hits)
+    ]
+
+
+def test_wilson_gives_published_intervals() -> None:
+    # Brown, Cai and DasGupta 2001: Wilson's at 0 of 10 and at 10 of 10; symmetric.
+    low, high = wilson(0.0, 10)
+    assert (low, high) == (pytest.approx(0.0, abs=1e-12), pytest.approx(0.2775, abs=1e-4))
+    low, high = wilson(1.0, 10)
+    assert (low, high) == (pytest.approx(0.7225, abs=1e-4), pytest.approx(1.0, abs=1e-12))
+    assert wilson(0.95, 1000) == (pytest.approx(0.9346, abs=1e-3), pytest.approx(0.9619, abs=1e-3))
+
+
+def test_a_share_of_ten_equal_hits_is_not_certain() -> None:
+    found = score(share(), records([1.0] * 10), seed=1)
+    assert found.value == 1.0
+    assert found.low < 0.75, "the bootstrap alone would say [1, 1]"
+    assert found.n == 10
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(5)
+    measure = Measure("mean", lambda r: {"x/sum": r["hit"], "x/n": 1.0}, total("x"), "nats")
+    covered = 0
+    for trial in range(200):
+        found = score(measure, records(list(draw.normal(3.0, 1.0, 60))), seed=trial)
+        covered += found.low <= 3.0 <= found.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_records_of_one_cluster_count_once() -> None:
+    hits = [float(index // 10 % 2) for index in range(200)]  # ten equal records a cluster
+    alone = score(share(), records(hits), seed=2)
+    together = score(share(), records(hits, cluster=[index // 10 for index in range(200)]), seed=2)
+    assert together.n == 20
+    assert together.high - together.low > 2 * (alone.high - alone.low)
+
+
+def test_macro_mean_and_ratio() -> None:
+    rows = [{"key": str(i), "kind": "a" if i < 30 else "b", "hit": float(i % 3 == 0)} for i in range(40)]
+    measure = Measure(
+        "macro", lambda r: {f"{r['kind']}/sum": r["hit"], f"{r['kind']}/n": 1.0}, macro(["a", "b", "never"])
+    )
+    wanted = np.mean([np.mean([r["hit"] for r in rows if r["kind"] == kind]) for kind in "ab"])
+    assert score(measure, rows, seed=3).value == pytest.approx(wanted)
+    assert np.isnan(ratio(np.array([1.0]), np.array([0.0])))[0]
+
+
+def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
+    draw = np.random.default_rng(7)
+    hard = draw.normal(0, 5, 300)  # what makes items hard is the same for both
+    measure = Measure("loss", lambda r: {"x/sum": r["hit"], "x/n": 1.0}, total("x"), "nats", False)
+    hard -= hard.mean()
+    theirs = records(list(hard))
+    ours = records(list(hard - 0.3 + draw.normal(0, 0.2, 300)))
+    found = difference(measure, ours, theirs, seed=1)
+    assert found["difference"] == pytest.approx(-0.3, abs=0.05)
+    assert found["high"] < 0 < score(measure, ours, seed=1).high
+    assert found["n"] == 300
+
+
+def test_only_shared_items_are_compared() -> None:
+    found = difference(share(), records([1.0, 1.0, 0.0]), records([1.0, 0.0]), seed=1)
+    assert (found["n"], found["ours"], found["theirs"]) == (2, 1.0, 0.5)
+
+
+def test_records_without_the_measure_do_not_count() -> None:
+    measure = Measure("some", lambda r: {"x/sum": r["hit"], "x/n": 1.0} if r["hit"] is not None else {}, total("x"))
+    found = score(measure, records([1.0, None, 0.0, None]), seed=1)
+    assert (found.value, found.n) == (0.5, 2)

@@ -1,0 +1,113 @@
+"""`shridhar-ft eval`: from a run to a table, resumed, the same twice, compared, and its refusals."""
+
+import json
+from pathlib import Path
+
+import pytest
+from eval_runs import make_run, write_suite
+
+from shridhar_ft.cli import run_command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval")
+    make_run(folder)
+    write_suite(folder / "suite.yaml")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def results(*arguments: str, capsys: pytest.CaptureFixture) -> dict:
+    assert run_command(["eval", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_score_has_its_interval_floor_and_ceiling_or_says_why_not(capsys) -> None:
+    found = results("runs/tiny", "--suite", "suite.yaml", capsys=capsys)
+    assert not found["unmeasured"]
+    names = [score["name"] for score in found["scores"]]
+    assert "retention at 768, choice" in names
+    for score in found["scores"]:
+        if score["value"] is not None:
+            assert score["low"] <= score["value"] <= score["high"], score
+        assert score["n"] > 0
+        assert score["floor"] is not None or score["floor_of"]
+        assert score["ceiling"] is not None or score["ceiling_of"]
+    assert found["environment"]["packages"]["torch"]
+    run_command(["eval", "runs/tiny", "--suite", "suite.yaml"])
+    table = capsys.readouterr().out
+    assert "floor" in table
+
+
+def test_a_stopped_evaluation_goes_on_and_says_the_same(capsys, folder: Path) -> None:
+    whole = results("runs/tiny", "--suite", "suite.yaml", capsys=capsys)
+    file = folder / "runs/tiny/eval/items/retention.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    cut = [*lines[:6], lines[6][: len(lines[6]) // 2]]  # as a kill leaves it
+    file.write_text("\n".join(cut), encoding="utf-8")
+    run_command(["eval", "runs/tiny", "--suite", "suite.yaml"])
+    assert "going on after 5 of" in capsys.readouterr().err
+    again = json.loads((folder / "runs/tiny/eval/results.json").read_text(encoding="utf-8"))
+    assert again["scores"] == whole["scores"]
+    assert sorted(file.read_text(encoding="utf-8").splitlines()) == sorted(lines)
+
+
+def test_another_seed_begins_anew(capsys) -> None:
+    before = results("runs/tiny", "--suite", "suite.yaml", capsys=capsys)
+    assert run_command(["eval", "runs/tiny", "seed=5", "--suite", "suite.yaml"]) == 0
+    assert "beginning anew" in capsys.readouterr().err
+    after = results("runs/tiny", "seed=5", "--suite", "suite.yaml", capsys=capsys)
+    assert before["scores"] != after["scores"]
+
+
+def test_two_models_are_compared_pair_by_pair(capsys, folder: Path, llama) -> None:
+    other = folder / "other"
+    llama(seed=3, max_position_embeddings=768).save_pretrained(other)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (other / name).write_bytes((folder / "runs/tiny/export/model" / name).read_bytes())
+    results("runs/tiny", "--suite", "suite.yaml", capsys=capsys)
+    results("other", "--texts", "tiny", "--suite", "suite.yaml", "--base", "tiny", capsys=capsys)
+    (theirs,) = (folder / "runs/tiny/eval/models").glob("other-*")
+    found = results("--compare", "runs/tiny", str(theirs), capsys=capsys)
+    rows = {row["name"]: row for row in found["differences"]}
+    bits = rows["bits per byte, the author's held-out books"]
+    assert bits["low"] <= bits["difference"] <= bits["high"]
+    assert bits["difference"] == pytest.approx(bits["ours"] - bits["theirs"])
+    floors = {s["name"]: s for s in json.loads((theirs / "results.json").read_text(encoding="utf-8"))["scores"]}
+    assert floors["bits per byte, the author's held-out books"]["floor"] == pytest.approx(bits["ours"])
+    same = results("--compare", "runs/tiny", "runs/tiny", capsys=capsys)
+    assert all(row["difference"] in (0, None) and row["better"] == "neither" for row in same["differences"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name what is measured"),
+        (["nothing/here"], "no model there"),
+        (["runs/tiny", "--suite", "nosuch"], "there is no suite 'nosuch'"),
+        (["runs/tiny", "--suite", "bad.yaml"], "no task is called 'retension'"),
+        (["runs/tiny", "--suite", "wrong.yaml"], "retention.depths"),
+        (["runs/tiny", "--suite", "suite.yaml", "--base", "other/place"], "no results.json there"),
+        (["missing.gguf"], "there is no such file"),
+        (["--compare", "runs/tiny", "elsewhere"], "no results.json there"),
+    ],
+)
+def test_refusals_are_one_sentence(arguments: list[str], words: str, capsys, folder: Path) -> None:
+    write_suite(folder / "bad.yaml", retension={})
+    write_suite(folder / "wrong.yaml", retention={"depths": 0})
+    assert run_command(["eval", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_what_cannot_be_measured_is_said(capsys, folder: Path) -> None:
+    write_suite(folder / "long.yaml", bits_per_byte={"characters": 10_000_000}, loss_by_position={})
+    found = results("runs/tiny", "--suite", "long.yaml", capsys=capsys)
+    assert "no held-out text is as long" in found["unmeasured"]["bits_per_byte"]
+    assert "loss_by_position" not in found["unmeasured"]
