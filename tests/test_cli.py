@@ -21,6 +21,7 @@ COMMANDS = [
     ["recipe"],
     ["recipe", "check"],
     ["recipe", "schema"],
+    ["plan"],
     ["export"],
     ["chat"],
 ]
