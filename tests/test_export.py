@@ -1,4 +1,4 @@
-"""`shridhar-ft export`: bad inputs end in one sentence, nothing half-written; templates render alike in three engines."""
+"""`shridhar-ft export`: bad inputs end in a sentence, nothing half-written; templates render alike in three engines."""
 
 import json
 import shutil
