@@ -93,8 +93,10 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
         write_gguf(folder / "model", file, kind, merge.name)
         if kind in skipped:
             continue
-        artefact = f"gguf {kind}"
-        comparisons[artefact] = read_file(file, merge.text, claimed, merge.tokenizer, trained, where)
+        artefact = (
+            f"gguf {kind}"  # beside the written weights that it was made from: their own rounding is judged above
+        )
+        comparisons[artefact] = read_file(file, merge.text, claimed, merge.tokenizer, reloaded, where)
         types[artefact] = artefact
     if skipped:
         say(f"export: nothing has read {', '.join(skipped)}; {skipped[0]} and the others want shridhar_ft[llama-cpp]")
