@@ -182,7 +182,7 @@ def machine(name: str) -> Machine:
 
 
 def this_machine() -> Machine:
-    """This machine: as calibrated, else with the rates of the two cores that we measured and its own memory.
+    """This machine: as calibrated, else with the rates of `cpu-2-cores` by its own cores, and its own memory.
 
     Its GPUs are known by `plan --calibrate` only: without torch there is no asking.
     """
