@@ -5,8 +5,8 @@ from typing import Any
 
 from shridhar_ft.errors import UserError
 from shridhar_ft.evaluation.materials import Materials
-from shridhar_ft.evaluation.measures import difference
-from shridhar_ft.evaluation.runner import RESULTS, for_json, read_records
+from shridhar_ft.evaluation.measures import Record, difference
+from shridhar_ft.evaluation.runner import RESULTS, for_json, judged_file, read_records
 from shridhar_ft.evaluation.suite import TASKS, Wanted
 from shridhar_ft.runfolder import read_json
 
@@ -37,7 +37,7 @@ def compare(ours: Path, theirs: Path) -> dict[str, Any]:
         if name not in pair[1]["suite"]:
             left_out[name] = "the other evaluation has no such task"
             continue
-        records = [read_records(folder / "items" / f"{name}.jsonl")[1] for folder in (ours, theirs)]
+        records = [_records(folder / "items" / f"{name}.jsonl") for folder in (ours, theirs)]
         if not all(records):
             left_out[name] = "it was not measured in both"
             continue
@@ -52,11 +52,16 @@ def compare(ours: Path, theirs: Path) -> dict[str, Any]:
             elif measure.unit == PER_TOKEN and not same_tokens:
                 left_out[measure.name] = "the tokenizers differ, so a token is not the same thing; see bits per byte"
             else:
-                row = difference(measure, *records, seed=pair[0]["seed"])
+                row = difference(measure, records[0], records[1], pair[0]["seed"])
                 rows.append({"name": measure.name, "unit": measure.unit, **row, "better": _better(row, measure)})
     if not rows:
         raise UserError(f"{ours} and {theirs} share no measured task; run the same suite on both")
     return for_json({"models": [one["model"] for one in pair], "differences": rows, "left_out": left_out})
+
+
+def _records(file: Path) -> list[Record]:
+    judged = judged_file(file)
+    return read_records(judged if judged.is_file() else file)[1]
 
 
 def _better(row: dict[str, Any], measure: Any) -> str:  # noqa: ANN401 - a Measure

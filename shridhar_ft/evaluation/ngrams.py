@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from math import log
 
 from shridhar_ft.evaluation.texts import words
@@ -19,7 +20,7 @@ class Ngrams:
             for line in text.split("\n"):
                 found = ["", *words(line)]
                 self.one.update(found)
-                self.two.update(zip(found, found[1:], strict=False))
+                self.two.update(pairwise(found))
         self.total = sum(self.one.values())
         self.kinds = len(self.one) + 1
 
@@ -40,5 +41,5 @@ class Ngrams:
     def _pairs(self, found: Sequence[str]) -> float:
         return sum(
             log(self.two[left, right] + ADDED) - log(self.one[left] + ADDED * self.kinds)
-            for left, right in zip(found, found[1:], strict=False)
+            for left, right in pairwise(found)
         )

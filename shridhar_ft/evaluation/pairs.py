@@ -2,7 +2,7 @@
 
     adjective_noun       adjacent: «доброго человека» → «доброму человека»
     subject_verb         adjacent: «старик вышел» → «старик вышла»
-    subject_verb_far     a genitive between them, the attractor: «дом отца стоял» → «дом отца стояла»
+    subject_verb_far     other nouns between them, the attractors: «дом у реки стоял» → «дом у реки стояла»
     relative             «книга, которая …» → «книга, который …»
     preposition_case     «без воды» → «без водой»
     aspect               after verbs of beginning and ending, and `буду`: «стал говорить» → «стал сказать»
@@ -13,6 +13,7 @@ A pair is kept only where the dictionary leaves no doubt; doubt costs sentences,
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from shridhar_ft.evaluation.morphology import (
@@ -38,10 +39,11 @@ ONE_CASE = {
     **dict.fromkeys(("через", "про", "сквозь"), "accs"),
 }
 """Prepositions that take one case."""
-PHASES = frozenset("начать начинать стать перестать переставать продолжать кончить кончать".split())
+PHASES = frozenset(["начать", "начинать", "стать", "перестать", "переставать", "продолжать", "кончить", "кончать"])
 PREFIXES = ("по", "с", "на", "вы", "за", "про", "у", "при", "от", "пере", "до", "раз", "рас", "из", "о")
-NOBODY = frozenset("никто никого никому ничто ничего ничему никогда нигде никуда никак".split())
-ADVERBS_BETWEEN = frozenset("уже еще ещё так тоже вдруг опять всегда теперь тогда".split())
+NOBODY = frozenset(["никто", "никого", "никому", "ничто", "ничего", "ничему", "никогда", "нигде", "никуда", "никак"])
+FARTHEST = 6  # tokens between a subject and its verb
+ADVERBS_BETWEEN = frozenset(["уже", "еще", "ещё", "так", "тоже", "вдруг", "опять", "всегда", "теперь", "тогда"])
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def pairs_of(sentence: str, how_common: Callable[[str], int]) -> Iterator[Pair]:
 
     Args:
         sentence: One sentence.
-        how_common: Count of a word: of several spoilt forms the most common is taken, so that rarity gives nothing away.
+        how_common: Count of a word: of several spoilt forms the commonest is taken, so that rarity tells nothing.
     """
     found = tokens(sentence)
     if not SHORTEST <= len(found) <= LONGEST:
@@ -86,7 +88,7 @@ Found = Iterator[tuple[int, list[str]]]
 
 
 def _adjective_noun(found: Sequence[Token]) -> Found:
-    for place, (left, right) in enumerate(zip(found, found[1:], strict=False)):
+    for place, (left, right) in enumerate(pairwise(found)):
         noun = sure(right.text, "NOUN")
         adjective = _adjective(left.text)
         if noun is None or adjective is None or not _agree(left.text, right.text):
@@ -96,7 +98,7 @@ def _adjective_noun(found: Sequence[Token]) -> Found:
             for number in NUMBERS:
                 for gender in GENDERS if number == "sing" else (None,):
                     form = inflected(adjective, case, number, *([gender] if gender else []))
-                    if form is not None and not _agree(form, right.text):
+                    if form is not None and not form.startswith("наи") and not _agree(form, right.text):
                         forms.append(form)
         yield place, forms
 
@@ -117,7 +119,7 @@ def _agree(adjective: str, noun: str) -> bool:
 
 
 def _subject_verb(found: Sequence[Token]) -> Found:
-    for place, (left, right) in enumerate(zip(found, found[1:], strict=False)):
+    for place, (left, right) in enumerate(pairwise(found)):
         if (subject := _subject(left.text)) is not None and _no_other_subject(found, place, place + 1):
             yield from _spoilt_verb(subject, right.text, place + 1)
 
@@ -128,7 +130,7 @@ def _subject_verb_far(found: Sequence[Token]) -> Found:
         if subject is None:
             continue
         end = place + 1
-        while end < len(found) and end - place <= 4 and _is_genitive(found[end].text):
+        while end < len(found) and end - place <= FARTHEST and _stands_between(found[end].text):
             end += 1
         attractors = range(place + 1, end)
         if not attractors or not any(sure(found[at].text, "NOUN") for at in attractors):
@@ -139,10 +141,12 @@ def _subject_verb_far(found: Sequence[Token]) -> Found:
             yield from _spoilt_verb(subject, found[end].text, end)
 
 
-def _is_genitive(word: str) -> bool:
+def _stands_between(word: str) -> bool:
+    """A preposition, or a noun or adjective that can be no subject: all of it belongs to the noun before."""
     found = readings(word)
-    kinds = ({"NOUN"}, {"ADJF"})
-    return bool(found) and all(case_of(r.tag) == "gent" and any(kind in r.tag for kind in kinds) for r in found)
+    oblique = [r for r in found if ({"NOUN"} in r.tag or {"ADJF"} in r.tag) and r.tag.case != "nomn"]
+    verbs = [r for r in found if {"VERB"} in r.tag or {"CONJ"} in r.tag or {"PRCL"} in r.tag]
+    return not verbs and (bool(oblique) or any({"PREP"} in r.tag for r in found))
 
 
 def _subject(word: str) -> Any | None:  # noqa: ANN401
@@ -189,7 +193,7 @@ def _relative(found: Sequence[Token]) -> Found:
         kinds = [r for r in readings(which.text) if r.normal_form == "который"]
         numbers = {r.tag.number for r in readings(noun.text)}
         genders = {r.tag.gender for r in readings(noun.text)}
-        if not kinds or len(numbers) != 1 or len(genders) != 1 or place and found[place - 1].text.lower() == "и":
+        if not kinds or len(numbers) != 1 or len(genders) != 1 or (place and found[place - 1].text.lower() == "и"):
             continue
         number, gender = numbers.pop(), genders.pop()
         cases = {case_of(r.tag) for r in kinds if _fits(r, number, gender)}
@@ -209,11 +213,11 @@ def _fits(reading: Any, number: str, gender: str | None) -> bool:  # noqa: ANN40
 
 def _two_nouns(found: Sequence[Token], place: int) -> bool:
     """Whether another noun stands before it that «который» could mean."""
-    return any({"NOUN"} in r.tag for at in range(max(0, place - 3), place) for r in readings(found[at].text))
+    return any(sure(found[at].text, "NOUN") is not None for at in range(max(0, place - 3), place))
 
 
 def _preposition_case(found: Sequence[Token]) -> Found:
-    for place, (left, right) in enumerate(zip(found, found[1:], strict=False)):
+    for place, (left, right) in enumerate(pairwise(found)):
         case = ONE_CASE.get(left.text.lower())
         noun = sure(right.text, "NOUN")
         if case is None or noun is None or case not in {case_of(r.tag) for r in readings(right.text)}:
@@ -225,10 +229,10 @@ def _preposition_case(found: Sequence[Token]) -> Found:
 
 
 def _aspect(found: Sequence[Token]) -> Found:
-    for place, (left, right) in enumerate(zip(found, found[1:], strict=False)):
+    for place, (left, right) in enumerate(pairwise(found)):
         verb = sure(right.text, "INFN", "impf")
         phases = readings(left.text)
-        if verb is None or not phases:
+        if verb is None or not phases or verb.word == "быть":  # «стало быть»
             continue
         begins = all(r.normal_form in PHASES and {"VERB"} in r.tag for r in phases)
         will = all(r.normal_form == "быть" and {"futr"} in r.tag for r in phases)
@@ -242,6 +246,9 @@ def _aspect(found: Sequence[Token]) -> Found:
 def _negation(sentence: str, found: Sequence[Token]) -> Iterator[Pair]:
     for place in range(len(found) - 2):
         nobody, no, verb = found[place : place + 3]
+        behind = found[place + 3].text if place + 3 < len(found) else ""
+        if any({"INFN"} in r.tag for r in readings(behind)):  # «никто мог не знать» is right
+            continue
         if nobody.text.lower() in NOBODY and no.text == "не" and (sure(verb.text, "VERB") or sure(verb.text, "INFN")):
             spoilt = sentence[: no.start] + verb.text + " " + no.text + sentence[verb.stop :]
             yield Pair("negation", sentence, spoilt, no.text, no.text)

@@ -16,9 +16,9 @@ from typing import Any
 from shridhar_ft.evaluation.materials import Materials, Unmeasured
 from shridhar_ft.evaluation.measures import Record, Score, score
 from shridhar_ft.evaluation.reader import Reader
-from shridhar_ft.evaluation.suite import Item, Task, Wanted
+from shridhar_ft.evaluation.suite import Item, Judging, Task, Wanted
 from shridhar_ft.progress import counted
-from shridhar_ft.runfolder import as_json, disk_errors, environment, fingerprint, read_json, write_json
+from shridhar_ft.runfolder import as_json, disk_errors, environment, fingerprint, read_json, write_json, write_text
 
 RESULTS = "results.json"
 PROBE = "Съешь ещё этих мягких французских булок, да выпей чаю. The quick brown fox, 108 000."
@@ -101,14 +101,20 @@ def _run_task(
     file = folder / "items" / f"{wanted.name}.jsonl"
     records = _measured(reader, task, items, file, made_from, f"eval: {wanted.name}", say)
     of_base = read_records(base / "items" / f"{wanted.name}.jsonl")[1] if base else []
-    return scored(task, records, of_base, seed)
-
-
-def scored(task: Task, records: Sequence[Record], base: Sequence[Record], seed: int) -> tuple[list[Score], Any]:
-    """The scores of a task's records, floors and ceilings in them, and its details."""
-    found = {measure.name: score(measure, records, seed) for measure in task.measures(records)}
-    details = task.scores(records, found, base)
+    rows: list[Record] = records
+    known: dict[str, Any] = {}
+    if isinstance(task, Judging):
+        rows, known = task.judged(records, of_base)
+        lines = (json.dumps(for_json(row), ensure_ascii=False) + "\n" for row in [{"made_from": made_from}, *rows])
+        write_text(judged_file(file), "".join(lines))
+    found = {measure.name: score(measure, rows, seed) for measure in task.measures(rows)}
+    details = {**task.scores(rows, found, of_base), **known}
     return list(found.values()), details
+
+
+def judged_file(file: Path) -> Path:
+    """Where the judged records of a task lie, beside its own."""
+    return file.with_suffix(".judged.jsonl")
 
 
 def _measured(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import yaml
 from pydantic import ValidationError
@@ -68,6 +68,14 @@ class Task(Protocol):
         Returns:
             Details for the results, e.g. a heat map.
         """
+
+
+@runtime_checkable
+class Judging(Protocol):
+    """A task whose records are judged all together before anything is measured of them."""
+
+    def judged(self, records: Sequence[Record], base: Sequence[Record]) -> tuple[list[Record], dict[str, Any]]:
+        """The judged records with their keys, and details for the results."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """An evaluation as lines for a person: each score with its interval, its floor and its ceiling."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -49,7 +49,7 @@ def compared(found: dict[str, Any]) -> Iterator[str]:
         yield f"not compared: {name}: {why}"
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     """Rows in columns as wide as they need; the last column is not padded."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):

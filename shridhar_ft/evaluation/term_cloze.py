@@ -1,0 +1,223 @@
+"""Term cloze: which of four terms stood in a held-out sentence, all of them in the same case and number.
+
+Score of a candidate: log p(sentence with it) − log p(it alone), so that a term that is likely anywhere gains nothing by
+it. The three others are nouns too, of the same gender and animacy, nearest in frequency, and put into the form of the
+one they replace. Floors: chance (25 %), the more frequent term, the bigram counts, and the base model. Ceiling: the
+same with the terms' definitions before the sentence, where the glossary has definitions.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from shridhar_ft.config_data import Section
+from shridhar_ft.evaluation.materials import Materials, Term, Unmeasured
+from shridhar_ft.evaluation.measures import Measure, Record, Score, total
+from shridhar_ft.evaluation.morphology import case_of, like, readings, sentences, sure, tokens
+from shridhar_ft.evaluation.ngrams import Ngrams
+from shridhar_ft.evaluation.reader import Reader
+from shridhar_ft.evaluation.suite import Item
+
+CANDIDATES = 4
+FEWEST = 20  # items
+LEAST = 3  # times that a term stands in the training text
+LONGEST = 40  # tokens of a sentence
+
+
+class Settings(Section):
+    """Of `term_cloze`."""
+
+    items: int = Field(400, ge=1)
+    """Most sentences."""
+    terms: int = Field(200, ge=CANDIDATES)
+    """Terms that are taken from the books where there is no glossary: their commonest nouns against other authors."""
+
+
+class TermCloze:
+    """Scores four sentences, four terms alone and, where there are definitions, four open-book sentences an item."""
+
+    batch, version = 8, 1
+
+    def __init__(self, settings: Settings, materials: Materials, seed: int) -> None:
+        self.settings, self.materials, self.seed = settings, materials, seed
+        self.notes: list[str] = []
+
+    def items(self, reader: Reader) -> list[Item]:
+        counts = Ngrams(text.text for text in self.materials.train)
+        terms = self._terms()
+        known = Counter(dict.fromkeys(terms, 0))
+        for text in self.materials.train:
+            known.update(lemma for word in _words(text.text) if (lemma := lemma_of(word)) and lemma in known)
+        held = [(text.work, sentence) for text in self.materials.held_out for sentence in sentences(text.text)]
+        Random(f"terms/{self.seed}").shuffle(held)
+        found: list[Item] = []
+        for _, sentence in held:
+            if len(found) >= self.settings.items:
+                break
+            item = self._item(sentence, terms, known, counts)
+            if item is not None:
+                found.append({"key": str(len(found)), **item})
+        if len(found) < FEWEST:
+            raise Unmeasured(f"the held-out books yield {len(found)} sentences with terms, fewer than {FEWEST}")
+        return found
+
+    def _terms(self) -> dict[str, Term]:
+        """Terms of one word by their lemma; those of several words have no form that another could take."""
+        if self.materials.glossary:
+            single = {lemma_of(t.term): t for t in self.materials.glossary if " " not in t.term}
+            if left := len(self.materials.glossary) - len(single):
+                self.notes.append(f"{left} glossary terms of several words, or of one lemma with another, are left out")
+            return {lemma: term for lemma, term in single.items() if lemma is not None}
+        if not self.materials.others:
+            raise Unmeasured("no glossary and no other authors to tell terms by; name eval.glossary or eval.others")
+        self.notes.append(
+            "terms are the nouns that the training text has most of against eval.others: no glossary is named"
+        )
+        return {lemma: Term(lemma, "") for lemma in self._keywords()}
+
+    def _keywords(self) -> list[str]:
+        """Nouns by log-likelihood ratio (Dunning 1993) of the training text against others."""
+        sides = [
+            Counter(lemma for t in texts for word in _words(t.text) if (lemma := lemma_of(word)))
+            for texts in (self.materials.train, self.materials.others)
+        ]
+        ours, theirs = sides
+        sizes = [max(1, side.total()) for side in sides]
+
+        def keyness(lemma: str) -> float:
+            a, b = ours[lemma], theirs[lemma]
+            expected = [(a + b) * size / sum(sizes) for size in sizes]
+            if a <= expected[0]:
+                return 0.0
+            return float(a * np.log(a / expected[0]) + (b * np.log(b / expected[1]) if b else 0))
+
+        ranked = sorted((lemma for lemma, n in ours.items() if n >= LEAST), key=lambda lemma: (-keyness(lemma), lemma))
+        return ranked[: self.settings.terms]
+
+    def _item(self, sentence: str, terms: Mapping[str, Term], known: Counter[str], counts: Ngrams) -> Item | None:
+        found = tokens(sentence)
+        if not 6 <= len(found) <= LONGEST:
+            return None
+        lemmas = [lemma_of(token.text) for token in found]
+        for token, lemma in zip(found, lemmas, strict=True):
+            reading = sure(token.text, "NOUN") if lemma in terms else None
+            if lemma is None or reading is None or known[lemma] < 1 or not reading.tag.case or not reading.tag.number:
+                continue
+            rivals = self._rivals(reading, lemma, set(lemmas), terms, known)
+            if len(rivals) < CANDIDATES - 1:
+                continue
+            words = [token.text, *(like(form, token.text) for _, form in rivals)]
+            of = [lemma, *(name for name, _ in rivals)]
+            whole = [sentence[: token.start] + word + sentence[token.stop :] for word in words]
+            return {
+                "good": whole[0],
+                "choices": whole,
+                "words": words,
+                "definitions": [terms[name].definition for name in of],
+                "cluster": lemma,
+                "frequency": float(known[lemma] >= max(known[name] for name in of[1:])),
+                "bigram": float(
+                    np.argmax([counts.bigram(w) - counts.unigram(x) for w, x in zip(whole, words, strict=True)]) == 0
+                ),
+            }
+        return None
+
+    def _rivals(
+        self,
+        reading: Any,  # noqa: ANN401 - pymorphy3's
+        lemma: str,
+        there: set[str | None],
+        terms: Mapping[str, Term],
+        known: Counter[str],
+    ) -> list[tuple[str, str]]:
+        """The three terms nearest in frequency that can take this form."""
+        case, number, gender = case_of(reading.tag), reading.tag.number, reading.tag.gender
+        forms: list[tuple[str, str]] = []
+        near = sorted(
+            (t for t in terms if t not in there and known[t]), key=lambda t: (abs(known[t] - known[lemma]), t)
+        )
+        for name in near:
+            base = next((r for r in readings(name) if {"NOUN"} in r.tag and "nomn" in r.tag), None)
+            if base is None or base.tag.gender != gender or base.tag.animacy != reading.tag.animacy:
+                continue
+            form = base.inflect(frozenset((case, number)))
+            if form is not None:
+                forms.append((name, str(form.word)))
+            if len(forms) == CANDIDATES - 1:
+                break
+        return forms
+
+    def measure(self, reader: Reader, items: Sequence[Item]) -> Iterator[Record]:
+        pieces: list[np.ndarray] = []
+        for item in items:
+            open_book = [" ".join(f"{w} — {d}" for w, d in _defined(item)) + "\n"] * CANDIDATES
+            for before, texts in (("", item["choices"]), ("", item["words"]), (open_book[0], item["choices"])):
+                pieces += [np.array([*reader.opening, *reader.encode(before + text)]) for text in texts]
+        nats = iter([float(found[len(reader.opening) - 1 :].sum()) for found in reader.nats(pieces)])
+        for item in items:
+            whole, alone, opened = (np.array([next(nats) for _ in range(CANDIDATES)]) for _ in range(3))
+            defined = all(item["definitions"])
+            yield {
+                **{key: item[key] for key in ("key", "cluster", "frequency", "bigram")},
+                "right": float(np.argmin(whole - alone) == 0),
+                "plain": float(np.argmin(whole) == 0),
+                "open": float(np.argmin(opened - alone) == 0) if defined else None,
+                "margin": float((whole - alone)[1:].min() - (whole - alone)[0]),
+            }
+
+    def measures(self, records: Sequence[Record]) -> list[Measure]:
+        return [Measure("term cloze", _right, total("right"))]
+
+    def scores(self, records: Sequence[Record], found: Mapping[str, Score], base: Sequence[Record]) -> dict[str, Any]:
+        one = found["term cloze"]
+        floors = {
+            "chance": 1 / CANDIDATES,
+            "the more frequent term": _mean(records, "frequency"),
+            "bigram counts of the training text": _mean(records, "bigram"),
+        }
+        if base:
+            floors["the base model"] = _mean(base, "right")
+        best = max(floors, key=lambda name: floors[name])
+        one.floor, one.floor_of = floors[best], best
+        opened = [record["open"] for record in records if record["open"] is not None]
+        if opened:
+            one.ceiling, one.ceiling_of = sum(opened) / len(opened), f"definitions in the context, n = {len(opened)}"
+        else:
+            one.ceiling_of = "not measured: the glossary has no definitions"
+        one.target = "at least 90 %, of 400 sentences or more"
+        return {"floors": floors, "without subtracting the term alone": _mean(records, "plain"), "notes": self.notes}
+
+
+def lemma_of(word: str) -> str | None:
+    """The lemma of a noun that is surely one; None for other words."""
+    reading = sure(word.lower(), "NOUN")
+    if reading is None or {"Name"} in reading.tag or {"Surn"} in reading.tag or {"Patr"} in reading.tag:
+        return None
+    return str(reading.normal_form)
+
+
+def _defined(item: Item) -> list[tuple[str, str]]:
+    """Terms of an item with their definitions, in an order that does not give the answer away."""
+    both = list(zip(item["words"], item["definitions"], strict=True))
+    return sorted((word, definition) for word, definition in both if definition)
+
+
+def _words(text: str) -> list[str]:
+    return [word for line in text.split("\n") for word in line.replace("—", " ").split() if word.isalpha()]
+
+
+def _right(record: Record) -> dict[str, float]:
+    return {"right/sum": record["right"], "right/n": 1.0}
+
+
+def _mean(records: Sequence[Record], key: str) -> float:
+    return float(sum(record[key] for record in records) / len(records))
+
+
+def make(settings: Settings, materials: Materials, seed: int) -> TermCloze:
+    """The task."""
+    return TermCloze(settings, materials, seed)

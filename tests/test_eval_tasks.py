@@ -1,0 +1,126 @@
+"""Dialogue, term cloze and the harness's items on a tiny model: what is asked, what is recorded, what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("pymorphy3", reason="needs the extra eval")
+
+from shridhar_ft.evaluation.dialogue import Settings as DialogueSettings
+from shridhar_ft.evaluation.dialogue import make as make_dialogue
+from shridhar_ft.evaluation.dialogue import repeated, same_language
+from shridhar_ft.evaluation.hf_reader import HfReader
+from shridhar_ft.evaluation.lm_eval import write_tasks
+from shridhar_ft.evaluation.materials import Materials, Term, Text, Unmeasured, read_glossary
+from shridhar_ft.evaluation.measures import score
+from shridhar_ft.evaluation.suite import Wanted
+from shridhar_ft.evaluation.term_cloze import Settings as TermSettings
+from shridhar_ft.evaluation.term_cloze import lemma_of
+from shridhar_ft.evaluation.term_cloze import make as make_terms
+
+TERMS = ("терпение", "смирение", "молчание", "прощение", "доверие", "сомнение")
+
+
+@pytest.fixture
+def reader(tokenizer, llama) -> HfReader:
+    return HfReader(llama(max_position_embeddings=1024), tokenizer, "tiny", "")
+
+
+def talks(count: int) -> list[list[dict[str, str]]]:
+    return [
+        [
+            {"role": "user", "content": f"Что такое {TERMS[n % 6]}?"},
+            {"role": "assistant", "content": f"Ответ {n}: тишина."},
+        ]
+        for n in range(count)
+    ]
+
+
+def books() -> Materials:
+    lines = [f"Он часто думал про {term} и долго говорил об этом с другом." for term in TERMS for _ in range(6)]
+    return Materials(
+        held_out=[Text("книга", "\n".join(f"{line[:-1]} номер {n}." for n, line in enumerate(lines)))],
+        train=[Text("книга", "\n".join(lines))],
+        glossary=[Term(term, f"слово для {n}") for n, term in enumerate(TERMS)],
+    )
+
+
+def test_dialogue_measures(reader: HfReader) -> None:
+    task = make_dialogue(DialogueSettings(conversations=6, answer_tokens=8), Materials(dialogues=talks(8)), 1)
+    items = task.items(reader)
+    records = [record for item in items for record in task.measure(reader, [item])]
+    found = {measure.name: score(measure, records, 1) for measure in task.measures(records)}
+    task.scores(records, found, [])
+    loss = found["loss on the assistant's words"]
+    assert loss.low <= loss.value <= loss.high
+    assert loss.floor is not None
+    item, record = items[0], records[0]
+    reader.read(item["prompt"])
+    wanted = reader.after([*reader.encode(item["answer"]), reader.tokenizer.eos_token_id]).sum()
+    assert record["nats"] == pytest.approx(float(wanted), rel=1e-5)
+    assert found["answers in the right language"].ceiling == 1.0
+
+
+def test_dialogue_needs_conversations_and_a_template(reader: HfReader) -> None:
+    with pytest.raises(Unmeasured, match="0 held-out conversations"):
+        make_dialogue(DialogueSettings(), Materials(), 1).items(reader)
+    template, reader.tokenizer.chat_template = reader.tokenizer.chat_template, None
+    try:
+        with pytest.raises(Unmeasured, match="no chat template"):
+            make_dialogue(DialogueSettings(), Materials(dialogues=talks(8)), 1).items(reader)
+    finally:
+        reader.tokenizer.chat_template = template
+
+
+def test_repetition_and_language() -> None:
+    assert repeated("раз два три четыре пять шесть") == 0
+    assert repeated("да да да да да да да да") == pytest.approx(0.8)
+    assert same_language("Hello, how are you", "Здравствуй") == 0
+    assert same_language("Здравствуй, friend", "Да") == 1
+    assert same_language("123", "Да") == 0
+
+
+def test_term_cloze_offers_terms_of_one_form(reader: HfReader) -> None:
+    task = make_terms(TermSettings(items=30), books(), 1)
+    items = task.items(reader)
+    assert len(items) == 30
+    for item in items:
+        assert len(set(item["words"])) == len(set(item["choices"])) == 4
+        assert all(lemma_of(word) in TERMS for word in item["words"])
+        assert item["good"] == item["choices"][0]
+    records = [record for item in items[:8] for record in task.measure(reader, [item])]
+    whole, alone = (
+        [-reader.nats([np.array([*reader.opening, *reader.encode(text)])])[0].sum() for text in texts]
+        for texts in (items[0]["choices"], items[0]["words"])
+    )
+    gains = [a - b for a, b in zip(whole, alone, strict=True)]
+    assert records[0]["right"] == float(gains.index(max(gains)) == 0)
+    (measure,) = task.measures(records)
+    found = score(measure, records, 1)
+    task.scores(records, {measure.name: found}, [])
+    assert found.floor >= 0.25
+    assert found.ceiling_of.startswith("definitions in the context")
+
+
+def test_a_glossary_is_read_with_and_without_definitions(tmp_path: Path) -> None:
+    (tmp_path / "g.txt").write_text("Бхакти — преданность\n\nсанкхья: счёт\nкарма\n", encoding="utf-8")
+    assert read_glossary(tmp_path / "g.txt") == [
+        Term("бхакти", "преданность"),
+        Term("санкхья", "счёт"),
+        Term("карма", ""),
+    ]
+
+
+def test_items_for_the_harness(reader: HfReader, tmp_path: Path) -> None:
+    suite = [Wanted("term_cloze", TermSettings(items=25)), Wanted("dialogue", DialogueSettings())]
+    said = write_tasks(reader, suite, books(), tmp_path, 1)
+    assert said["tasks"] == {"term_cloze": 25}
+    assert "no way" in said["left_out"]["dialogue"]
+    written = yaml.safe_load((tmp_path / "term_cloze.yaml").read_text(encoding="utf-8"))
+    file = Path(written["dataset_kwargs"]["data_files"]["test"])
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 25
+    assert all(len(row["choices"]) == 4 for row in rows)
