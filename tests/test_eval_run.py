@@ -7,6 +7,7 @@ import pytest
 from eval_runs import make_run, write_suite
 
 from shridhar_ft.cli import run_command
+from shridhar_ft.shipped import shipped
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,32 @@ def test_refusals_are_one_sentence(arguments: list[str], words: str, capsys, fol
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_every_task_runs_and_goes_on(capsys, folder: Path) -> None:
+    pytest.importorskip("pymorphy3", reason="needs the extra eval")
+    books = shipped("recipes/demo/data")
+    others = [*sorted((books / "books").glob("*.txt"))[:2], books / "long/dnevnik_lesnika.txt"]
+    write_suite(
+        folder / "all.yaml",
+        ru_pairs={"each": 4},
+        style_acceptance={"prompts": 3, "opening_words": 8, "words": 20},
+        term_cloze={"items": 20},
+        dialogue={"conversations": 4, "answer_tokens": 8},
+    )
+    arguments = ["runs/tiny", f"eval.others=[{', '.join(map(str, others))}]", "--suite", "all.yaml"]
+    found = results(*arguments, capsys=capsys)
+    assert set(found["details"]) | set(found["unmeasured"]) == set(found["suite"])
+    assert "style_acceptance" in found["details"], found["unmeasured"]
+    assert "ru_pairs" in found["details"], found["unmeasured"]
+    assert "dialogue" in found["details"], found["unmeasured"]
+    style = folder / "runs/tiny/eval/items/style_acceptance.jsonl"
+    drawn = style.read_text(encoding="utf-8")
+    style.write_text("".join(drawn.splitlines(keepends=True)[:2]), encoding="utf-8")
+    assert results(*arguments, capsys=capsys)["scores"] == found["scores"]
+    assert sorted(style.read_text(encoding="utf-8").splitlines()) == sorted(drawn.splitlines())
+    same = results("--compare", "runs/tiny", "runs/tiny", capsys=capsys)
+    assert {row["better"] for row in same["differences"]} == {"neither"}
 
 
 def test_what_cannot_be_measured_is_said(capsys, folder: Path) -> None:
