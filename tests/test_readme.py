@@ -55,7 +55,7 @@ def test_our_commands_parse_and_their_recipes_load(file: str, monkeypatch: pytes
 def test_every_command_in_the_table_has_help(file: str, capsys: pytest.CaptureFixture) -> None:
     rows = re.findall(r"^\| `shridhar-ft ([a-z ]+?) [A-Z]", (ROOT / file).read_text(encoding="utf-8"), flags=re.M)
     data = {"data inspect", "data diff", "data build"}
-    assert {"run", "recipe check", "doctor", *data, "tokenizer train", "export", "chat"} == set(rows)
+    assert {"run", "recipe check", "doctor", *data, "tokenizer train", "export", "eval", "chat"} == set(rows)
     for row in rows:
         assert run_command([*row.split(), "--help"]) == 0
 
