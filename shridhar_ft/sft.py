@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def sft(
-    recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase", allowed: frozenset[str] = frozenset()
-) -> None:
+def sft(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase", allowed: frozenset[str] = frozenset()) -> None:
     """Train on the dialogues."""
     from shridhar_ft.stages import sft_part
     from shridhar_ft.training import train_part
