@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -341,7 +342,9 @@ def evaluate(
         return
     if what is None:
         raise UserError("eval: name what is measured, or --compare A B; e.g. shridhar-ft eval runs/demo")
-    results, folder = run_eval(what, overrides or [], quiet if as_json else say, suite, texts, base, context, lm_eval)
+    with redirect_stdout(sys.stderr):  # DeepSpeed, where it is installed, prints as transformers imports it
+        told = quiet if as_json else say
+        results, folder = run_eval(what, overrides or [], told, suite, texts, base, context, lm_eval)
     shown = [f"{name}: {count:,} items" for name, count in results["tasks"].items()] if lm_eval else lines(results)
     answer(as_json, results, [*shown, f"in {folder}"])
 

@@ -86,8 +86,8 @@ def test_records_agree_with_a_direct_computation(tokenizer, llama, corpus: list[
     import torch
 
     reader = HfReader(llama(), tokenizer, "tiny", "")
-    texts = Materials(held_out=[Text("книга", corpus[0][:6000])], train=[Text("книга", corpus[1])])
-    task = make(Settings(each=6), texts, 1)
+    texts = Materials(held_out=[Text("книга", text) for text in corpus], train=[Text("книга", corpus[1])])
+    task = make(Settings(each=10), texts, 1)
     items = task.items(reader)[:8]
     assert len(items) >= 4
     for item, record in zip(items, task.measure(reader, items), strict=True):

@@ -113,7 +113,7 @@ def test_every_task_runs_and_goes_on(capsys, folder: Path) -> None:
     others = [*sorted((books / "books").glob("*.txt"))[:2], books / "long/dnevnik_lesnika.txt"]
     write_suite(
         folder / "all.yaml",
-        ru_pairs={"each": 4},
+        ru_pairs={"each": 10},
         style_acceptance={"prompts": 3, "opening_words": 8, "words": 20},
         term_cloze={"items": 20},
         dialogue={"conversations": 4, "answer_tokens": 8},

@@ -21,7 +21,7 @@ from shridhar_ft.evaluation.term_cloze import Settings as TermSettings
 from shridhar_ft.evaluation.term_cloze import lemma_of
 from shridhar_ft.evaluation.term_cloze import make as make_terms
 
-TERMS = ("терпение", "смирение", "молчание", "прощение", "доверие", "сомнение")
+TERMS = ("терпение", "смирение", "молчание", "прощение", "доверие", "сомнение", "уныние", "учение")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def reader(tokenizer, llama) -> HfReader:
 def talks(count: int) -> list[list[dict[str, str]]]:
     return [
         [
-            {"role": "user", "content": f"Что такое {TERMS[n % 6]}?"},
+            {"role": "user", "content": f"Что такое {TERMS[n % 8]}?"},
             {"role": "assistant", "content": f"Ответ {n}: тишина."},
         ]
         for n in range(count)
@@ -40,7 +40,9 @@ def talks(count: int) -> list[list[dict[str, str]]]:
 
 
 def books() -> Materials:
-    lines = [f"Он часто думал про {term} и долго говорил об этом с другом." for term in TERMS for _ in range(6)]
+    lines = [
+        f"Он часто думал про {term} и долго говорил с другом." for n, term in enumerate(TERMS) for _ in range(9 + n)
+    ]
     return Materials(
         held_out=[Text("книга", "\n".join(f"{line[:-1]} номер {n}." for n, line in enumerate(lines)))],
         train=[Text("книга", "\n".join(lines))],

@@ -7,7 +7,7 @@ ones as are rarer, so that counting words scores 50 % by construction. It is no 
 """
 
 import csv
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
@@ -34,9 +34,9 @@ MOST_SENTENCES = 12_000  # of each side: about a minute of grammar
 class Settings(Section):
     """Of `ru_pairs`."""
 
-    each: int = Field(250, ge=1)
+    each: int = Field(250, ge=10)
     """Most pairs of a paradigm."""
-    rublimp_each: int = Field(100, ge=1)
+    rublimp_each: int = Field(100, ge=10)
     """Pairs of each of RuBLiMP's 45 paradigms, where `eval.rublimp` names its CSVs."""
     further_prose: bool = True
     """Take sentences from `eval.others` and `eval.long_text` too, where the held-out books yield too few."""
@@ -54,10 +54,14 @@ class RuPairs:
     def items(self, reader: Reader) -> list[Item]:
         counts = Ngrams(text.text for text in self.materials.train)
         found = balanced(self._pairs(counts), counts.count, self.settings.each, self.seed)
+        held = Counter(pair.paradigm for pair in found)
+        if few := [f"{name} ({held[name]})" for name in PARADIGMS if held[name] < FEWEST]:
+            self.notes.append(f"left out for want of {FEWEST} pairs: {', '.join(few)}")
+        found = [pair for pair in found if held[pair.paradigm] >= FEWEST]
         items = [_item(OWN, index, pair, counts) for index, pair in enumerate(found)]
         items += [_item(RUBLIMP, index, pair, counts) for index, pair in enumerate(self._rublimp())]
         if not items:
-            raise Unmeasured("the held-out books yield no pairs; set data.split.test, or name eval.others")
+            raise Unmeasured(f"no paradigm has {FEWEST} pairs in the held-out books; name eval.others for more prose")
         if len(found) < 1000:
             self.notes.append(
                 f"only {len(found):,} pairs of the own books: below 1,000 an interval is wider than ±1.4 %"

@@ -1,9 +1,10 @@
 """Term cloze: which of four terms stood in a held-out sentence, all of them in the same case and number.
 
 Score of a candidate: log p(sentence with it) − log p(it alone), so that a term that is likely anywhere gains nothing by
-it. The three others are nouns too, of the same gender and animacy, nearest in frequency, and put into the form of the
-one they replace. Floors: chance (25 %), the more frequent term, the bigram counts, and the base model. Ceiling: the
-same with the terms' definitions before the sentence, where the glossary has definitions.
+it. The three others are nouns too, of the same gender and animacy, near in frequency, and put into the form of the one
+they replace; the true term is as often the rarest of the four as the commonest. Floors: chance (25 %), the more
+frequent term, the bigram counts, and the base model. Ceiling: the same with the terms' definitions before the sentence,
+where the glossary has definitions.
 """
 
 from collections import Counter
@@ -103,11 +104,12 @@ class TermCloze:
         if not 6 <= len(found) <= LONGEST:
             return None
         lemmas = [lemma_of(token.text) for token in found]
+        commoner = Random(f"rank/{self.seed}/{sentence}").randrange(CANDIDATES)
         for token, lemma in zip(found, lemmas, strict=True):
             reading = sure(token.text, "NOUN") if lemma in terms else None
             if lemma is None or reading is None or known[lemma] < 1 or not reading.tag.case or not reading.tag.number:
                 continue
-            rivals = self._rivals(reading, lemma, set(lemmas), terms, known)
+            rivals = self._rivals(reading, lemma, commoner, set(lemmas), terms, known)
             if len(rivals) < CANDIDATES - 1:
                 continue
             words = [token.text, *(like(form, token.text) for _, form in rivals)]
@@ -119,7 +121,7 @@ class TermCloze:
                 "words": words,
                 "definitions": [terms[name].definition for name in of],
                 "cluster": lemma,
-                "frequency": float(known[lemma] >= max(known[name] for name in of[1:])),
+                "frequency": _share_of_best([known[name] for name in of]),
                 "bigram": float(
                     np.argmax([counts.bigram(w) - counts.unigram(x) for w, x in zip(whole, words, strict=True)]) == 0
                 ),
@@ -130,25 +132,24 @@ class TermCloze:
         self,
         reading: Any,  # noqa: ANN401 - pymorphy3's
         lemma: str,
+        commoner: int,
         there: set[str | None],
         terms: Mapping[str, Term],
         known: Counter[str],
     ) -> list[tuple[str, str]]:
-        """The three terms nearest in frequency that can take this form."""
-        case, number, gender = case_of(reading.tag), reading.tag.number, reading.tag.gender
+        """Three terms near in frequency that can take this form, of which `commoner` are commoner.
+
+        The caller's draw gives the true term each rank among the four as often as the others, so that frequency tells
+        nothing; where there are not enough terms on a side, the sentence is left out.
+        """
+        case, number = case_of(reading.tag), reading.tag.number
         forms: list[tuple[str, str]] = []
-        near = sorted(
-            (t for t in terms if t not in there and known[t]), key=lambda t: (abs(known[t] - known[lemma]), t)
-        )
-        for name in near:
-            base = next((r for r in readings(name) if {"NOUN"} in r.tag and "nomn" in r.tag), None)
-            if base is None or base.tag.gender != gender or base.tag.animacy != reading.tag.animacy:
-                continue
-            form = base.inflect(frozenset((case, number)))
-            if form is not None:
-                forms.append((name, str(form.word)))
-            if len(forms) == CANDIDATES - 1:
-                break
+        for above, wanted in ((True, commoner), (False, CANDIDATES - 1 - commoner)):
+            side = [t for t in terms if t not in there and known[t] and (known[t] > known[lemma]) == above]
+            for name in sorted(side, key=lambda t: (abs(known[t] - known[lemma]), t)):
+                if wanted and (form := _put(name, reading, str(case), number)) is not None:
+                    forms.append((name, form))
+                    wanted -= 1
         return forms
 
     def measure(self, reader: Reader, items: Sequence[Item]) -> Iterator[Record]:
@@ -198,6 +199,21 @@ def lemma_of(word: str) -> str | None:
     if reading is None or {"Name"} in reading.tag or {"Surn"} in reading.tag or {"Patr"} in reading.tag:
         return None
     return str(reading.normal_form)
+
+
+def _put(name: str, reading: Any, case: str, number: str) -> str | None:  # noqa: ANN401 - pymorphy3's
+    """A term in this case and number, if it is of the reading's gender and animacy."""
+    base = next((r for r in readings(name) if {"NOUN"} in r.tag and "nomn" in r.tag), None)
+    if base is None or base.tag.gender != reading.tag.gender or base.tag.animacy != reading.tag.animacy:
+        return None
+    form = base.inflect(frozenset((case, number)))
+    return None if form is None else str(form.word)
+
+
+def _share_of_best(values: Sequence[int]) -> float:
+    """How often the first one is taken where the largest is, ties being drawn."""
+    best = max(values)
+    return float(values[0] == best) / values.count(best)
 
 
 def _defined(item: Item) -> list[tuple[str, str]]:
