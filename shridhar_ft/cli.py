@@ -7,9 +7,9 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -57,7 +57,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; the user's mistakes are one sentence, ours a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with stoppable(" ".join(given[:1]) or "shridhar-ft"):
+        with stoppable(" ".join(given[:1]) or "shridhar-ft"), _answers_alone(sys.stdout if "--json" in given else None):
             status = app(args=given, prog_name="shridhar-ft", standalone_mode=False)
             if status == BY_CTRL_C:
                 raise KeyboardInterrupt
@@ -79,11 +79,29 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else 0
 
 
+_answers: TextIO | None = None  # standard output, while everything but answers is kept from it
+
+
+@contextmanager
+def _answers_alone(output: TextIO | None) -> Iterator[None]:
+    """Keep this output for answers in JSON: DeepSpeed, where it is installed, prints as transformers imports it."""
+    global _answers
+    if output is None:
+        yield
+        return
+    _answers = output
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _answers = None
+
+
 def answer(as_json: bool, value: Any, lines: Sequence[str] = ()) -> None:  # noqa: ANN401 - whatever JSON holds
     """Print a command's answer: JSON, or lines for a person."""
     if as_json:
         text = json.dumps(value, ensure_ascii=False, indent=1, default=str)
-        print(text.encode("utf-8", errors="replace").decode("utf-8"))
+        print(text.encode("utf-8", errors="replace").decode("utf-8"), file=_answers or sys.stdout)
     else:
         for line in lines:
             print(line)
@@ -342,9 +360,8 @@ def evaluate(
         return
     if what is None:
         raise UserError("eval: name what is measured, or --compare A B; e.g. shridhar-ft eval runs/demo")
-    with redirect_stdout(sys.stderr):  # DeepSpeed, where it is installed, prints as transformers imports it
-        told = quiet if as_json else say
-        results, folder = run_eval(what, overrides or [], told, suite, texts, base, context, lm_eval)
+    told = quiet if as_json else say
+    results, folder = run_eval(what, overrides or [], told, suite, texts, base, context, lm_eval)
     shown = [f"{name}: {count:,} items" for name, count in results["tasks"].items()] if lm_eval else lines(results)
     answer(as_json, results, [*shown, f"in {folder}"])
 

@@ -22,7 +22,9 @@ COMMANDS = [
     ["recipe", "check"],
     ["recipe", "schema"],
     ["plan"],
+    ["doctor"],
     ["export"],
+    ["eval"],
     ["chat"],
 ]
 
@@ -44,6 +46,16 @@ def test_help_is_at_most_40_lines_and_has_an_example(command: list[str], capsys:
     text = capsys.readouterr().out
     assert len(text.splitlines()) <= 40
     assert "Example: shridhar-ft" in " ".join(text.split())
+
+
+def test_what_a_library_prints_is_not_in_the_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("shridhar_ft.config.Recipe.without_effect", lambda recipe: print("noise") or [])
+    assert run_command(["recipe", "check", "demo", "--json"]) == 0
+    written = capsys.readouterr()
+    assert json.loads(written.out)["ok"]
+    assert "noise" in written.err
 
 
 def test_check_answers_in_json(capsys: pytest.CaptureFixture) -> None:
