@@ -50,7 +50,6 @@ def ends(work: Any, *parts: str) -> str:
     "a tokenizer without an end or a template; data that are empty, or in other columns",
     "one sentence",
     "reader",
-    12,
 )
 def empty_and_wrong(lab: Lab, guard: bool) -> str:
     folder = lab.fresh()
@@ -68,7 +67,7 @@ def empty_and_wrong(lab: Lab, guard: bool) -> str:
     return "one sentence each, with file and key; a tokenizer without end and template is given ours"
 
 
-@case(15, "every label masked; conversations longer than the window", "stop, or say what is lost", "mask receipt", 24)
+@case(15, "every label masked; conversations longer than the window", "stop, or say what is lost", "mask receipt")
 def masked(lab: Lab, guard: bool) -> str:
     folder = copy(lab.uninterrupted, lab)
     done = lab.train(
@@ -87,7 +86,7 @@ def masked(lab: Lab, guard: bool) -> str:
     return f"nothing to learn is refused; chapters over the window, by the recipe's leave: {lost} of {ledger['in']:,}"
 
 
-@case(17, "a bad RoPE dict; frequencies that are not the recipe's", "refused before the first step", "rope", 14)
+@case(17, "a bad RoPE dict; frequencies that are not the recipe's", "refused before the first step", "rope")
 def bad_rope(lab: Lab, guard: bool) -> str:
     folder = lab.fresh()
     for rope in ("{rope_type: yarn}", "{rope_type: yern, factor: 2}", "{rope_theta: fast}"):
@@ -117,7 +116,6 @@ class Payload:
     "a pickle's payload; a zip bomb, a ../ member, a line of SQL of 1 GB, a hostile template",
     "refused, nothing executed, memory capped",
     "pickles",
-    20,
 )
 def hostile(lab: Lab, guard: bool) -> str:
     folder = trained_to(lab, 4)
@@ -165,7 +163,6 @@ def read_all(file: Path) -> None:
     "an adapter without a tensor, on another base; a grown, tied vocabulary merged",
     "refused; parity",
     "adapter check",
-    2,
 )
 def adapters(lab: Lab, guard: bool) -> str:
     from peft import PeftModel

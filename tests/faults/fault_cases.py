@@ -19,18 +19,16 @@ class Case:
     """What is taken out to see that the case fails without it."""
     check: Callable[[Lab, bool], str]
     """Tries it, with the guard or without; says what happened, or raises AssertionError."""
-    seconds: int
-    """About how long it takes, both ways together, where nothing else runs."""
 
 
 CASES: list[Case] = []
 
 
-def case(number: int, injection: str, right: str, guard: str, seconds: int = 10) -> Callable:
+def case(number: int, injection: str, right: str, guard: str) -> Callable:
     """Enter a check into the list."""
 
     def enter(check: Callable[[Lab, bool], str]) -> Callable[[Lab, bool], str]:
-        CASES.append(Case(number, injection, right, guard, check, seconds))
+        CASES.append(Case(number, injection, right, guard, check))
         return check
 
     return enter

@@ -58,6 +58,13 @@ class Done:
     def status(self) -> int | None:
         return self.statuses[0]
 
+    def together(self, status: int) -> bool:
+        """Whether all ranks left by themselves: the first with this status, the others too, or ended by the launcher.
+
+        Like torchrun, `_wait` ends the others as soon as one has left.
+        """
+        return self.status == status and all(left in (status, -signal.SIGTERM) for left in self.statuses[1:])
+
 
 @dataclass
 class Lab:
