@@ -154,7 +154,7 @@ def ours(cell: dict[str, Any], work: Work, folder: Path) -> tuple[Trainer, dict[
     levers = choose_levers(tuning, config, work.length, state.device, trainable=trained)
     bf16, why = precision(tuning, state.device)
     apply_levers(model, levers, folder / "spilled", bf16)
-    settings = arguments(tuning, folder, work.length, 1, False, bf16, SEED, state, print)
+    settings = arguments(tuning, folder, work.length, 1, False, bf16, SEED, state, state.num_processes, print)
     settings.save_strategy = SaveStrategy.NO
     window = np.concatenate(work.ids())
     labels = window.copy()

@@ -33,6 +33,7 @@ from shridhar_ft.signals import pass_start_on, stoppable
 # almost half of a training step. With huge pages a step of the shelf-cpu recipe takes 2.0 s instead of 3.6 s. Other
 # C libraries do not read the variable, and the user's own setting goes before it.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+STDERR = 2  # file descriptor
 
 
 def run_recipe(
@@ -160,7 +161,9 @@ def _launch(
     if engine.cpu:  # accelerate's launcher forgets it where it launches several processes
         environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
     # A session of its own: Ctrl-C then reaches the training through us, once, and not accelerate, which would die.
-    child = subprocess.Popen(command, env=environment, start_new_session=True)
+    # Its standard output goes to standard error: what we say goes there anyway, and what libraries print would stand in
+    # the middle of --json.
+    child = subprocess.Popen(command, env=environment, start_new_session=True, stdout=STDERR)
 
     asked = False
 
