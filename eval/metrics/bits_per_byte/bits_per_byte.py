@@ -2,34 +2,28 @@
 
 import math
 
-import datasets
 import evaluate
 
-from shridhar_ft.evaluation.measures import Measure, score, total
-
-SEED = 108
+from shridhar_ft.evaluation.measures import Measure, total
+from shridhar_ft.evaluation.modules import described, scored
 
 
 class BitsPerByte(evaluate.Metric):
     """Summed negative log-likelihood over ln 2 and the UTF-8 bytes of the texts: no tokenizer changes it."""
 
     def _info(self):
-        return evaluate.MetricInfo(
-            description=self.__class__.__doc__,
-            citation="",
-            features=datasets.Features(
-                {"predictions": datasets.Value("float64"), "references": datasets.Value("string")}
-            ),
-            inputs_description="predictions: nats of each text, summed over its tokens; references: the texts",
+        return described(
+            self,
+            "predictions: nats of each text, summed over its tokens; references: the texts",
+            predictions="float64",
+            references="string",
         )
 
     def _compute(self, predictions, references):
         rows = [
-            {"key": index, "bits": nats / math.log(2), "bytes": len(text.encode())}
-            for index, (nats, text) in enumerate(zip(predictions, references))
+            {"bits": nats / math.log(2), "bytes": len(text.encode())} for nats, text in zip(predictions, references)
         ]
         measure = Measure(
             "bits_per_byte", lambda row: {"b/sum": row["bits"], "b/n": row["bytes"]}, total("b"), "bits per byte", False
         )
-        found = score(measure, rows, SEED)
-        return {"bits_per_byte": found.value, "low": found.low, "high": found.high, "n": found.n}
+        return scored(measure, rows)

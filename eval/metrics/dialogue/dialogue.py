@@ -1,22 +1,20 @@
 """Dialogue measures as a module of `evaluate`: evaluate.load("eval/metrics/dialogue"), without the network."""
 
-import datasets
 import evaluate
 
 from shridhar_ft.evaluation.dialogue import repeated, same_language
+from shridhar_ft.evaluation.modules import described
 
 
 class Dialogue(evaluate.Metric):
     """Answers in the language of the true ones, and how much they repeat themselves beside those."""
 
     def _info(self):
-        return evaluate.MetricInfo(
-            description=self.__class__.__doc__,
-            citation="",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-            inputs_description="predictions: the model's answers; references: the true ones",
+        return described(
+            self,
+            "predictions: the model's answers; references: the true ones",
+            predictions="string",
+            references="string",
         )
 
     def _compute(self, predictions, references):

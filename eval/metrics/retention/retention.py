@@ -1,8 +1,8 @@
 """Retention as a module of `evaluate`: evaluate.load("eval/metrics/retention"), without the network."""
 
-import datasets
 import evaluate
 
+from shridhar_ft.evaluation.modules import described
 from shridhar_ft.evaluation.needles import is_right
 from shridhar_ft.evaluation.retention import base_length, effective_length
 
@@ -11,17 +11,12 @@ class Retention(evaluate.Metric):
     """Share of answers found at each length, that relative to the base length, and the effective length."""
 
     def _info(self):
-        return evaluate.MetricInfo(
-            description=self.__class__.__doc__,
-            citation="",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Value("string"),
-                    "lengths": datasets.Value("int64"),
-                }
-            ),
-            inputs_description="predictions: what was said; references: the answers; lengths: tokens of the prompts",
+        return described(
+            self,
+            "predictions: what was said; references: the answers; lengths: tokens of the prompts",
+            predictions="string",
+            references="string",
+            lengths="int64",
         )
 
     def _compute(self, predictions, references, lengths):

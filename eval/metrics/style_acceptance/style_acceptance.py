@@ -1,9 +1,9 @@
 """Style acceptance as a module of `evaluate`: evaluate.load("eval/metrics/style_acceptance"), without the network."""
 
-import datasets
 import evaluate
 import numpy
 
+from shridhar_ft.evaluation.modules import described
 from shridhar_ft.evaluation.verifier import Features, Verifier
 
 REFUSED = 0.1
@@ -13,16 +13,14 @@ class StyleAcceptance(evaluate.Metric):
     """Share of passages that a verifier takes for the author's, and of the author's true continuations."""
 
     def _info(self):
-        return evaluate.MetricInfo(
-            description=self.__class__.__doc__,
-            citation="",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-            inputs_description=(
+        return described(
+            self,
+            (
                 "predictions: generated passages; references: the true continuations; author, calibration, others: "
                 "lists of passages of the same length, given to compute()"
             ),
+            predictions="string",
+            references="string",
         )
 
     def _compute(self, predictions, references, author, calibration, others):

@@ -3,9 +3,8 @@
 import datasets
 import evaluate
 
-from shridhar_ft.evaluation.measures import Measure, score, total
-
-SEED = 108
+from shridhar_ft.evaluation.measures import Measure, total
+from shridhar_ft.evaluation.modules import described, scored
 
 
 class TermCloze(evaluate.Metric):
@@ -13,18 +12,17 @@ class TermCloze(evaluate.Metric):
 
     def _info(self):
         values = datasets.Sequence(datasets.Value("float64"))
-        return evaluate.MetricInfo(
-            description=self.__class__.__doc__,
-            citation="",
-            features=datasets.Features({"predictions": values, "references": values}),
-            inputs_description="predictions: log p of each item's sentences; references: of the candidates alone",
+        return described(
+            self,
+            "predictions: log p of each item's sentences; references: of the candidates alone",
+            predictions=values,
+            references=values,
         )
 
     def _compute(self, predictions, references):
         rows = []
-        for index, (whole, alone) in enumerate(zip(predictions, references)):
+        for whole, alone in zip(predictions, references):
             gains = [a - b for a, b in zip(whole, alone)]
-            rows.append({"key": index, "hit": float(gains.index(max(gains)) == 0)})
+            rows.append({"hit": float(gains.index(max(gains)) == 0)})
         measure = Measure("term_cloze", lambda row: {"t/sum": row["hit"], "t/n": 1.0}, total("t"))
-        found = score(measure, rows, SEED)
-        return {"term_cloze": found.value, "low": found.low, "high": found.high, "n": found.n}
+        return scored(measure, rows)
