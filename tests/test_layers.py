@@ -31,7 +31,7 @@ LAYERS = (
     {"training"},
     {"stages"},
     {"export"},
-    {"library"},
+    {"api"},
     {"generation"},
     {"evaluation"},
     {"entry", "chat", "web"},

@@ -7,8 +7,9 @@ from typing import get_args
 
 import pytest
 import yaml
+from typer.main import get_command
 
-from shridhar_ft.cli import run_command
+from shridhar_ft.cli import app, run_command
 from shridhar_ft.config import load_recipe
 from shridhar_ft.config_data import Clean, Dialogues
 from shridhar_ft.config_training import Stage
@@ -54,8 +55,9 @@ def test_our_commands_parse_and_their_recipes_load(file: str, monkeypatch: pytes
 @pytest.mark.parametrize("file", READMES)
 def test_every_command_in_the_table_has_help(file: str, capsys: pytest.CaptureFixture) -> None:
     rows = re.findall(r"^\| `shridhar-ft ([a-z ]+?) [A-Z]", (ROOT / file).read_text(encoding="utf-8"), flags=re.M)
-    data = {"data inspect", "data diff", "data build"}
-    assert {"run", "recipe check", "doctor", *data, "tokenizer train", "export", "eval", "chat"} == set(rows)
+    named = get_command(app).commands  # type: ignore[attr-defined]
+    known = {f"{name} {part}".strip() for name, command in named.items() for part in getattr(command, "commands", [""])}
+    assert known - {"recipe schema"} == set(rows), "it shares a row with `recipe check`"
     for row in rows:
         assert run_command([*row.split(), "--help"]) == 0
 

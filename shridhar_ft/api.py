@@ -13,6 +13,8 @@ Every function checks what it made and raises instead of warning: `UserError` fo
 `CheckFailed` for a receipt that does not hold. Models are transformers' and peft's own, and train under any loop.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +85,6 @@ def load(
     apply_rope(config, wanted)
     claimed = type(config)(**config.to_dict())
     place = torch.device(device)
-    kind = getattr(torch, dtype)
     kernel = choose_attention(asked, config, place, half=dtype != "float32").implementation
     if random is not None:
         model = build_model(config, seed, kernel)
@@ -94,9 +95,7 @@ def load(
         if tokenizer is not None:
             grow_vocabulary(model, tokenizer)
     how = _quantization(quantization)
-    if how is not None:
-        model = quantize(model, how, place)
-    model = model.to(kind).to(place)
+    model = _placed(model, how, dtype, place)
     if origin is not None:
         setattr(model, ORIGIN, (*origin, how))
     _checked(model, claimed, wanted.context)
@@ -151,11 +150,8 @@ def attach(model: "PreTrainedModel", *, grown: bool = False, **settings: Any) ->
         UserError: An unknown setting, a target that is not there or is the output head, qlora on a base that is not
             quantised.
     """
-    try:
+    with _one_sentence("attach"):
         tuning = Tuning(**{"method": "lora", **settings})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"attach: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     how = getattr(model, ORIGIN, (None, None, None))[2]
     if tuning.method == "full":
         raise UserError("attach: method full trains all weights and has no adapter; train the model as it is")
@@ -228,9 +224,7 @@ def load_adapter(
     own.check(folder, base_hash, ())
     if own.vocab_size > model.config.vocab_size:
         model.resize_token_embeddings(own.vocab_size, mean_resizing=False)  # the adapter brings the numbers
-    if own.quantization is not None:
-        model = quantize(model, own.quantization, place)
-    model = model.to(getattr(torch, dtype)).to(place)
+    model = _placed(model, own.quantization, dtype, place)
     setattr(model, ORIGIN, (Weights(asked.base or "", asked.revision), base_hash, own.quantization))
     _checked(model, claimed, own.context)
     return load_onto(model, str(folder), trainable)
@@ -277,21 +271,25 @@ def certify(
 # -------------------------------------------------------------------------------------------------- pieces
 
 
-def _model_section(source: str | Path | dict[str, Any], revision: str | None, attention: str) -> Model:
-    given = {"from_config": source} if isinstance(source, dict) else {"base": str(source), "revision": revision}
+@contextmanager
+def _one_sentence(of: str) -> Iterator[None]:
+    """Turn what pydantic finds wrong with settings into a sentence that begins with what they are of."""
     try:
-        return Model(**given, attention=attention)  # type: ignore[arg-type]  # checked right here
+        yield
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"load: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise UserError(": ".join([of, *(str(place) for place in first["loc"]), first["msg"]])) from error
+
+
+def _model_section(source: str | Path | dict[str, Any], revision: str | None, attention: str) -> Model:
+    given = {"from_config": source} if isinstance(source, dict) else {"base": str(source), "revision": revision}
+    with _one_sentence("load"):
+        return Model(**given, attention=attention)  # type: ignore[arg-type]  # checked right here
 
 
 def _wanted(config: "PreTrainedConfig", context: int | None, rope: dict[str, Any] | None) -> StageRope:
-    try:
+    with _one_sentence("rope"):
         asked = Rope(**(rope or {}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"rope: {'.'.join(map(str, first['loc']))} {first['msg']}".strip()) from error
     original = asked.original_context or original_context(config)
     return StageRope(asked, context or original_context(config), original)
 
@@ -304,6 +302,17 @@ def _quantization(kind: str | None) -> Quantization | None:
     if kind == "int8":
         return Quantization("int8", double=False)
     raise UserError(f"load: quantization '{kind}' is not known; take nf4 or int8")
+
+
+def _placed(
+    model: "PreTrainedModel", how: Quantization | None, dtype: str, device: "torch.device"
+) -> "PreTrainedModel":
+    """The model on its device, quantised from its stored type; what is not quantised in the type that is wanted."""
+    import torch
+
+    if how is not None:
+        model = quantize(model, how, device)
+    return model.to(getattr(torch, dtype)).to(device)
 
 
 def _checked(model: "PreTrainedModel", claimed: "PreTrainedConfig", context: int) -> None:
