@@ -14,7 +14,7 @@ import yaml
 
 from shridhar_ft.config import Recipe
 from shridhar_ft.errors import UserError
-from shridhar_ft.plan.layout import Layout, layout_here, layout_of_config
+from shridhar_ft.plan.layout import Layout, is_on, layout_here, layout_of_config
 from shridhar_ft.shipped import shipped
 
 PROCESSES = "SHRIDHAR_FT_PROCESSES"  # how many processes `shridhar-ft run` asked accelerate for
@@ -70,11 +70,11 @@ class Engine:
         """What started this process, as accelerate's launcher says it in the environment."""
         layout, said = layout_here(), os.environ
         names = {"none": "NO", "ddp": "MULTI_GPU", "fsdp": "FSDP"}
-        shared = said if _yes(said.get("ACCELERATE_USE_PARALLELISM_CONFIG")) else {}
+        shared = said if is_on("ACCELERATE_USE_PARALLELISM_CONFIG", said) else {}
         return cls(
             layout,
-            "DEEPSPEED" if _yes(said.get("ACCELERATE_USE_DEEPSPEED")) else names[layout.sharding],
-            _yes(said.get("ACCELERATE_USE_CPU")),
+            "DEEPSPEED" if is_on("ACCELERATE_USE_DEEPSPEED", said) else names[layout.sharding],
+            is_on("ACCELERATE_USE_CPU", said),
             int(shared.get("PARALLELISM_CONFIG_CP_SIZE", "1")),
             shared.get("PARALLELISM_CONFIG_SP_ATTN_IMPLEMENTATION", "sdpa"),
         )
@@ -238,7 +238,3 @@ def found_deepspeed_file(named: str) -> Path:
             "accelerate_configs/deepspeed/"
         )
     return found
-
-
-def _yes(said: str | None) -> bool:
-    return (said or "").lower() in ("1", "true", "yes")

@@ -15,7 +15,7 @@ from shridhar_ft.allowed import GO_ON, RESTART, WEIGHTS_ONLY
 from shridhar_ft.checkpoint import MANIFEST, checkpoints, damage, lacking
 from shridhar_ft.errors import UserError
 from shridhar_ft.pickles import foreign_pickle
-from shridhar_ft.plan.levers import sharding
+from shridhar_ft.plan.layout import layout_here
 from shridhar_ft.runfolder import file_hash, fingerprint, packages, part_of, read_json
 from shridhar_ft.shipped import PACKAGE
 
@@ -45,7 +45,8 @@ class Facts:
     def now(cls, settings: dict[str, Any], recipe: dict[str, Any], world_size: int) -> "Facts":
         """Those of a training that would begin now, in this process."""
         source = {str(path.relative_to(PACKAGE)): file_hash(path) for path in PACKAGE.rglob("*.py")}
-        return cls(settings, fingerprint(recipe), world_size, sharding() or "none", fingerprint(source), packages())
+        engine = layout_here().shards_name or "none"
+        return cls(settings, fingerprint(recipe), world_size, engine, fingerprint(source), packages())
 
     def as_dict(self) -> dict[str, Any]:
         return {"fingerprint": fingerprint(self.settings), **asdict(self)}

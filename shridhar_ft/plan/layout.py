@@ -57,7 +57,7 @@ class Layout:
 
     @property
     def shards_name(self) -> str | None:
-        """What shards, as `levers.sharding` names it; None where nothing does."""
+        """What shards the optimizer, in words; None where nothing does."""
         if self.deepspeed:
             return f"DeepSpeed ZeRO-{self.sharding[-1]}"
         return "FSDP" if self.sharding == "fsdp" else None
@@ -146,19 +146,21 @@ def _with_deepspeed(made: Layout, plugin: Mapping[str, Any]) -> Layout:
     )
 
 
+def is_on(key: str, env: Mapping[str, str]) -> bool:
+    """Whether accelerate's launcher set this switch."""
+    return env.get(key, "").lower() in ("1", "true", "yes")
+
+
 def layout_here() -> Layout:
     """The layout of this very process, as accelerate's launcher left it in the environment."""
     env = os.environ
-
-    def is_on(key: str) -> bool:
-        return env.get(key, "false").lower() in ("1", "true", "yes")
 
     processes = int(env.get("WORLD_SIZE", "1"))
     nodes = max(1, processes // max(1, int(env.get("LOCAL_WORLD_SIZE", str(processes)))))
     made = Layout(
         processes, nodes, "ddp" if processes > 1 else "none", sequence=int(env.get("PARALLELISM_CONFIG_SP_SIZE", "1"))
     )
-    if is_on("ACCELERATE_USE_DEEPSPEED"):
+    if is_on("ACCELERATE_USE_DEEPSPEED", env):
         file = env.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
         plugin: dict[str, Any] = {
             "zero_stage": env.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"),
@@ -168,6 +170,6 @@ def layout_here() -> Layout:
         if file.lower() != "none":
             plugin |= _read_deepspeed(Path(file), Path(file))
         return _with_deepspeed(made, plugin)
-    if is_on("ACCELERATE_USE_FSDP"):
-        return replace(made, sharding="fsdp", offload_weights=is_on("FSDP_OFFLOAD_PARAMS"))
+    if is_on("ACCELERATE_USE_FSDP", env):
+        return replace(made, sharding="fsdp", offload_weights=is_on("FSDP_OFFLOAD_PARAMS", env))
     return made

@@ -18,7 +18,6 @@ from typing import Any
 
 from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.errors import UserError
-from shridhar_ft.plan.layout import layout_here
 
 NEED_CHECKPOINTING: tuple[Lever, ...] = ("recompute_attention", "offload_host", "offload_disk")
 OPTIMIZERS: tuple[Lever, ...] = ("adamw_8bit", "paged_adamw_8bit", "bf16_weights")  # each brings an AdamW of its own
@@ -94,8 +93,3 @@ def check_levers(names: tuple[Lever, ...], tuning: Tuning, device: str, sharded:
             raise UserError(f"memory: {both[0]} under {sharded}, which shards the optimizer itself; take it out")
         if "tiled_mlp" in names and sharded == "DeepSpeed ZeRO-3":
             raise UserError("memory: tiled_mlp under DeepSpeed ZeRO-3, whose parameters are not whole; take ZeRO-2")
-
-
-def sharding() -> str | None:
-    """What shards the optimizer of this process, as accelerate's launcher says it in the environment."""
-    return layout_here().shards_name
