@@ -236,6 +236,9 @@ def add_loss_head(model: torch.nn.Module) -> None:
         model: A causal language model of transformers, plain or wrapped by peft or accelerate. No adapter may lie on
             its head: the loss is computed from the head's weight, past the adapter.
     """
+    bare: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(bare.forward, MARK, False):  # every window that is scored asks, and accelerate looks packages up
+        return
     from accelerate.utils import extract_model_from_parallel
 
     core: Any = extract_model_from_parallel(model, keep_torch_compile=False)
