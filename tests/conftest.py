@@ -52,6 +52,16 @@ def llama() -> Callable:
 
 
 @pytest.fixture
+def beside_base(llama: Callable, tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a tiny base of 64 positions in `base`, whose tokenizer has no template and no padding."""
+    monkeypatch.chdir(tmp_path)
+    llama(vocab_size=600, max_position_embeddings=64).save_pretrained(tmp_path / "base")
+    bare = tokenizer.__class__(tokenizer_object=tokenizer._tokenizer, eos_token="<|end|>")
+    bare.save_pretrained(tmp_path / "base")
+    return tmp_path
+
+
+@pytest.fixture
 def saved_llama(llama: Callable, tmp_path: Path) -> Path:
     """A tiny llama on disk."""
     folder = tmp_path / "base"

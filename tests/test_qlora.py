@@ -31,14 +31,10 @@ eval: {{max_windows: 1}}
 
 
 @pytest.fixture
-def here(llama, tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(beside_base: Path) -> Path:
     """A working folder with a recipe and a tiny base."""
-    monkeypatch.chdir(tmp_path)
-    llama(vocab_size=600, max_position_embeddings=64).save_pretrained(tmp_path / "base")
-    bare = tokenizer.__class__(tokenizer_object=tokenizer._tokenizer, eos_token="<|end|>")
-    bare.save_pretrained(tmp_path / "base")
-    (tmp_path / "r.yaml").write_text(RECIPE.format(data=shipped("recipes/demo/data")))
-    return tmp_path
+    (beside_base / "r.yaml").write_text(RECIPE.format(data=shipped("recipes/demo/data")))
+    return beside_base
 
 
 def part(name: str) -> dict:

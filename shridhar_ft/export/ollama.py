@@ -5,7 +5,6 @@ the known ones are written here by hand, and one is taken only if it renders pro
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.errors import UserError
@@ -121,8 +120,3 @@ def modelfile(
         lines.append(f'SYSTEM """{system}"""')
     lines.append(f'LICENSE """{licence}"""')
     return "\n".join(lines) + "\n"
-
-
-def template_of(file: Path) -> str:
-    """The template that a Modelfile holds."""
-    return file.read_text(encoding="utf-8").split('TEMPLATE """', 1)[1].split('"""', 1)[0]
