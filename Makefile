@@ -24,8 +24,8 @@ style: setup ## rewrite what can be rewritten
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: setup ## every test, the end-to-end ones too
-	$(BIN)/python -m pytest
+test: setup ## every test, the end-to-end ones too; a file's tests stay in one of the two workers
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean: ## remove the environment and the demo run
 	rm -rf $(VENV) runs/demo
