@@ -97,10 +97,9 @@ def _row(base: str, method: str, what: str, folder: Path, context: int, readers:
 
 
 def _line(row: dict[str, Any]) -> str:
-    return (
-        f"{row['base']:<24} {row['method']:<6} {row['on']:<10} {row['steps']:>3} steps  "
-        f"loss {row['loss_before']:.4f} → {row['loss_after']:.4f}  peak {row['peak_gib']:.2f} GiB a process  {row['tokens_per_second']:.0f} tokens/s"
-    )
+    done = f"{row['base']:<24} {row['method']:<6} {row['on']:<10} {row['steps']:>3} steps"
+    cost = f"peak {row['peak_gib']:.2f} GiB a process  {row['tokens_per_second']:.0f} tokens/s"
+    return f"{done}  loss {row['loss_before']:.4f} → {row['loss_after']:.4f}  {cost}"
 
 
 if __name__ == "__main__":
