@@ -186,7 +186,7 @@ def plan(record: Record, tongue: Tongue) -> dict[str, Any] | None:
         for claimed, measured in [(receipt["claimed"], receipt["measured"])]
     ]
     memory, step = tongue.say("plan_memory"), tongue.say("plan_step")
-    came, foretold, off = (tongue.say(key) for key in ("came", "foretold", "off"))
+    came, foretold, off = (tongue.say(key) for key in ("came", "foretold", "off_by"))
     head = [f"{what}, {which}" for what in (memory, step) for which in (foretold, came, off)]
     rates = dict.fromkeys(tongue.sentence(receipt["claimed"]["rates"]) for receipt in held.values())
     return {

@@ -27,7 +27,15 @@ def samples(record: Record, tongue: Tongue) -> dict[str, Any] | None:
             name = tongue.say("sample_base") if model["name"] == "base" else model["name"].removeprefix("stages/")
             answers.append({"name": name, "notes": notes, **_said(answer, tongue)})
         kind = "sample_question" if prompt["kind"] == "question" else "sample_text"
-        shown.append({"title": tongue.say(kind), "from": prompt.get("work", ""), **prompt, "answers": answers})
+        shown.append(
+            {
+                "title": tongue.say(kind),
+                "work": prompt.get("work", ""),
+                "text": prompt["text"],
+                "true": prompt.get("true", ""),
+                "answers": answers,
+            }
+        )
     return {
         "says": tongue.say("samples_says", n=held["tokens"]),
         "random": tongue.say("sample_random") if held["random_base"] else "",
