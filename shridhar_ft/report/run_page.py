@@ -16,16 +16,16 @@ import yaml
 from shridhar_ft import __version__
 from shridhar_ft.data.measure import KINDS
 from shridhar_ft.data.split import SPLITS
+from shridhar_ft.errors import Resumable
 from shridhar_ft.report import run_scores, run_training
 from shridhar_ft.report.collect import Record, collect
 from shridhar_ft.report.pages import render
-from shridhar_ft.report.run_receipts import receipt_rows
+from shridhar_ft.report.run_receipts import HASH, receipt_rows
 from shridhar_ft.report.samples_view import samples
 from shridhar_ft.report.tongue import Language, Tongue
 from shridhar_ft.runfolder import Run, write_text
 
 REPORT = "report.html"
-HASH = 12  # characters of a hash that are shown
 
 
 def write_run_page(run: Run, language: Language = "en", file: Path | None = None) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def run_page(record: Record, tongue: Tongue) -> str:
         sentence=tongue.sentence,
         name=record.run.name,
         state=state(record, tongue),
-        failed=bool(record.status.get("status")),
+        failed=record.status.get("status") not in (None, 0, Resumable.status),
         message=record.status.get("message", "") if record.status.get("status") else "",
         standing=_standing(receipts, tongue),
         missing=missing(record, tongue),
@@ -98,7 +98,7 @@ def state(record: Record, tongue: Tongue) -> str:
     status, part = record.status["status"], record.status["part"]
     if status is None:
         return tongue.say("state_working", part=part, message=record.status["message"])
-    key = {0: "state_done", 75: "state_stopped"}.get(status, "state_failed")
+    key = {0: "state_done", Resumable.status: "state_stopped"}.get(status, "state_failed")
     return tongue.say(key, part=part, status=str(status))
 
 

@@ -10,6 +10,7 @@ from shridhar_ft.report.tongue import Tongue
 
 Told = tuple[str, str]
 Held = dict[str, Any]
+HASH = 12  # characters of a hash that are shown
 
 
 def receipt_rows(record: Record, tongue: Tongue) -> list[dict[str, Any]]:
@@ -83,11 +84,10 @@ def _isolation(claimed: Held, measured: Held, tongue: Tongue) -> Told:
 
 
 def _handover(claimed: Held, measured: Held, tongue: Tongue) -> Told:
-    first = claimed["from"] == "the first weights"
-    name = tongue.say("first_weights") if first else claimed["from"]
+    key = "claim_handover_first" if claimed["from"] == "the first weights" else "claim_handover"
     return (
-        tongue.say("claim_handover", name=name, hash=claimed["hash"][:12]),
-        tongue.say("found_handover", hash=measured["hash"][:12]),
+        tongue.say(key, name=claimed["from"], hash=claimed["hash"][:HASH]),
+        tongue.say("found_handover", hash=measured["hash"][:HASH]),
     )
 
 
@@ -143,7 +143,7 @@ def _float(value: float | str | None) -> float | None:
 def text_name(measured_on: str, tongue: Tongue) -> str:
     """`validation` or `long_text_<length>`, in words."""
     if measured_on == "validation":
-        return tongue.say("validation_loss")
+        return tongue.say("on_validation")
     return tongue.say("on_long", n=int(measured_on.removeprefix("long_text_")))
 
 

@@ -80,7 +80,7 @@ def positions(record: Record, tongue: Tongue) -> list[dict[str, Any]]:
         if not any(line.points for line in lines):
             continue
         ends = [tongue.number(point, 2) for rows in sides.values() for point in _ends(rows)]
-        text = text_name(name, tongue) if name != "validation" else tongue.say("on_validation")
+        text = text_name(name, tongue)
         keys = list(sides)
         plots.append(
             {
