@@ -39,8 +39,8 @@ def losses(record: Record, tongue: Tongue) -> dict[str, Any] | None:
                 points = [(offset + step, value) for step, value in values]
                 lines.append(Curve("", points, colour, dots=colour == VALIDATION))
         ends = [values[at][1] if values else None for values in (logged["loss"], checked) for at in (0, -1)]
-        shown = dict(zip(("first", "last", "first_v", "last_v"), (tongue.number(x, 2) for x in ends), strict=True))
-        said.append(tongue.say("curve_says", part=short(part.name), **shown))
+        told = dict(zip(("first", "last", "first_v", "last_v"), (tongue.number(x, 2) for x in ends), strict=True))
+        said.append(tongue.say("curve_says", part=short(part.name), **told))
         trained, valid = dict(logged["loss"]), dict(checked)
         rows += [
             (
