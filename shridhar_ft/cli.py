@@ -143,6 +143,7 @@ def run(
         [
             *_table(made["parts"]),
             "",
+            f"what was done, and how well, is in {made['report']}",
             f"the model is in {folder}/export/model; talk to it:",
             f"  shridhar-ft chat {folder}",
         ],
@@ -364,6 +365,43 @@ def evaluate(
     results, folder = run_eval(what, overrides or [], told, suite, texts, base, context, lm_eval)
     shown = [f"{name}: {count:,} items" for name, count in results["tasks"].items()] if lm_eval else lines(results)
     answer(as_json, results, [*shown, f"in {folder}"])
+
+
+@app.command(epilog="Example: shridhar-ft report runs/demo --lang ru")
+def report(
+    what: Annotated[str, typer.Argument(metavar="RUN|RECIPE", help="A run folder, a run's name, or a recipe.")],
+    lang: Annotated[str, typer.Option(help="Language of the page: en or ru.")] = "en",
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="Where to (default: the run's report.html).")
+    ] = None,
+    no_samples: Annotated[
+        bool, typer.Option("--no-samples", help="Make no new samples; show those there are.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the run's page: one HTML file of what was run, its receipts, losses, scores, plan and samples.
+
+    Samples are what the base, each stage and SFT say to the same prompts; they are made once and kept. A run that is
+    half done gives the page of what there is.
+    """
+    from pathlib import Path
+
+    from shridhar_ft.report.collect import find_run
+    from shridhar_ft.report.run_page import write_run_page
+    from shridhar_ft.report.tongue import LANGUAGES
+
+    language = next((known for known in LANGUAGES if known == lang), None)
+    if language is None:
+        raise UserError(f"--lang {lang}: the page is written in {' or '.join(LANGUAGES)}; name one of them")
+    run = find_run(what)
+    if not no_samples:
+        from shridhar_ft.samples import ensure_samples
+
+        ensure_samples(run, quiet if as_json else say)
+    made = write_run_page(run, language, Path(output) if output else None)
+    answer(
+        as_json, made, [made["state"], *(f"  {phrase}" for phrase in made["missing"]), f"the page is {made['report']}"]
+    )
 
 
 @app.command(epilog="Example: shridhar-ft chat runs/demo --prompt 'Что такое терпение?'")

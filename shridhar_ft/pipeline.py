@@ -25,6 +25,7 @@ from shridhar_ft.entry import UNDER_RUN
 from shridhar_ft.errors import CheckFailed, DiskFailed, Resumable, Stop, UserError
 from shridhar_ft.processes import device_type, need_deepspeed
 from shridhar_ft.progress import say
+from shridhar_ft.report.run_page import write_run_page
 from shridhar_ft.runfolder import Run, is_current, only_one, part_of, read_json
 from shridhar_ft.shipped import shipped
 from shridhar_ft.signals import pass_start_on, stoppable
@@ -48,7 +49,7 @@ def run_recipe(
         allowed: What a resume may go on with changed, or without (allowed.py).
 
     Returns:
-        What was made: run folder, parts with their seconds and losses, the certificate's verdict.
+        What was made: run folder, parts with their seconds and losses, the certificate's verdict, the run's page.
 
     Raises:
         Stop: Any part ended early; the status file says where.
@@ -89,7 +90,14 @@ def run_recipe(
                     )
             raise
         run.status(0, "run", "done")
-    return {"run": str(run.root), "parts": summary(recipe, run), "certificate": certificate}
+        # Without new samples, which load every model again: `shridhar-ft report` makes them. A second, mostly imports.
+        page = write_run_page(run)
+    return {
+        "run": str(run.root),
+        "parts": summary(recipe, run),
+        "certificate": certificate,
+        "report": page["report"],
+    }
 
 
 def summary(recipe: Recipe, run: Run) -> list[dict[str, Any]]:

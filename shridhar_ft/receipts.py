@@ -60,9 +60,12 @@ def _for_json(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def receipt_files(folder: Path) -> list[Path]:
+    """All receipts below a run folder, the certificate last."""
+    certificate = folder / "export" / "certificate.json"
+    return [*sorted(folder.glob("**/receipts/*.json")), *([certificate] if certificate.is_file() else [])]
+
+
 def read_receipts(folder: Path) -> dict[str, dict[str, Any]]:
     """All receipts below a run folder, by their path relative to it."""
-    found = sorted(folder.glob("**/receipts/*.json"))
-    if (certificate := folder / "export" / "certificate.json").is_file():
-        found.append(certificate)
-    return {str(path.relative_to(folder)): read_json(path) for path in found}
+    return {str(path.relative_to(folder)): read_json(path) for path in receipt_files(folder)}

@@ -25,6 +25,7 @@ COMMANDS = [
     ["doctor"],
     ["export"],
     ["eval"],
+    ["report"],
     ["chat"],
 ]
 

@@ -34,7 +34,7 @@ LAYERS = (
     {"api"},
     {"generation"},
     {"evaluation"},
-    {"entry", "chat", "web"},
+    {"entry", "chat", "web", "samples"},
     {"pretrain", "sft", "pipeline"},
     {"doctor"},
     {"cli"},

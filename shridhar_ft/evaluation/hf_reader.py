@@ -207,22 +207,47 @@ def open_part(recipe: Recipe, run: Run, part_name: str, name: str) -> HfReader:
     Raises:
         UserError: The part is not finished.
     """
-    import torch
-
-    hush_libraries()
     part = part_of(run.root / part_name)
     if part is None:
         raise UserError(f"{run.root / part_name} is not finished; run `shridhar-ft run {run.root}/recipe.yaml` first")
-    tokenizer = load_tokenizer(run.tokenizer)
     stages = [f"stages/{stage.name}" for stage in recipe.stages]
-    config, _ = stage_config(recipe, stages.index(part_name) if part_name in stages else -1, len(tokenizer))
+    stage = stages.index(part_name) if part_name in stages else -1
+    weights = Weights.from_dict(part["weights"], run.root)
+    return _open_weights(recipe, run, weights, stage, name, fingerprint(part["fingerprint"]))
+
+
+def open_base(recipe: Recipe, run: Run, name: str) -> HfReader:
+    """The base of a run as its first part begins with it: under its RoPE, with the rows of the tokenizer's new tokens.
+
+    Args:
+        recipe: The run's, with a base.
+        run: The run; its tokenizer is made.
+        name: What tables call it.
+    """
+    base = recipe.model.base
+    assert base is not None, "random weights are no base"
+    stage = 0 if recipe.stages else -1
+    return _open_weights(recipe, run, Weights(base, recipe.model.revision), stage, name, base_hash(recipe))
+
+
+def base_hash(recipe: Recipe) -> str:
+    """Fingerprint of the base that a recipe names."""
+    return fingerprint(recipe.model.base, recipe.model.revision, base_contents(recipe.model.base))
+
+
+def _open_weights(recipe: Recipe, run: Run, weights: Weights, stage: int, name: str, made_from: str) -> HfReader:
+    """Weights with a run's tokenizer and the config of one of its stages (−1: that of SFT)."""
+    import torch
+
+    hush_libraries()
+    tokenizer = load_tokenizer(run.tokenizer)
+    config, _ = stage_config(recipe, stage, len(tokenizer))
     device, dtype = _place()
     kernel = choose_attention(recipe.model, config, device, half=dtype != torch.float32).implementation
-    weights = Weights.from_dict(part["weights"], run.root)
     model, _, _ = load_weights(weights, config, tokenizer, kernel, dtype)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return HfReader(model.to(device), tokenizer, name, fingerprint(part["fingerprint"]))
+    return HfReader(model.to(device), tokenizer, name, made_from)
 
 
 def _place() -> tuple["torch.device", "torch.dtype"]:

@@ -17,6 +17,7 @@ from shridhar_ft.data.measure import KINDS, Kind
 from shridhar_ft.data.split import SPLITS
 from shridhar_ft.report.changes import show_change
 from shridhar_ft.report.data_report import Characters, DataReport, KindReport, SourceReport, check_numbers_only
+from shridhar_ft.report.pages import render
 from shridhar_ft.report.svg import compact, histogram, share_bars
 from shridhar_ft.runfolder import Run, read_json, write_text
 
@@ -60,16 +61,11 @@ def data_page(
         receipts: The receipts `ledger` and `split`.
         verdict: What verdict.json holds, once a tokenizer has counted.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
     check_numbers_only(report["dialogues"])
     kinds = [kind for kind in KINDS if report[kind]["files"]]
-    here = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("data_page.html").render(
+    return render(
+        "data_page.html",
         name=name,
-        style=Markup((here / "style.css").read_text(encoding="utf-8")),
         headline=_headline(report, kinds),
         clean=_clean(receipts),
         figures=_figures(report, kinds, verdict),

@@ -1,6 +1,6 @@
 """Plots as inline SVG that takes its colours from the page: histograms, and bars of shares."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -60,7 +60,8 @@ def histogram(bins: Bins, along: str, up: str) -> Markup:
             )
         )
     parts.append(Markup('<text class="axis end" x="{}" y="{}">{}</text>').format(right, bottom + 34, along))
-    return _svg(parts, bottom + 42, f"Histogram: {up} by {along}")
+    most_of = f"the highest bar stands from {edges[counts.index(most)]:,} {along} on: {most:,}"
+    return drawing(parts, bottom + 42, f"Histogram: {up} by {along}", f"{sum(counts):,} {up}; {most_of}.")
 
 
 def _grid(most: int) -> list[int]:
@@ -71,13 +72,21 @@ def _grid(most: int) -> list[int]:
     return list(range(0, most + 1, step))
 
 
-def share_bars(rows: Mapping[str, Sequence[float]], names: Sequence[str]) -> Markup:
+def share_bars(
+    rows: Mapping[str, Sequence[float]],
+    names: Sequence[str],
+    show: Callable[[float], str] | None = None,
+    title: str = "Shares",
+) -> Markup:
     """Stacked bars of shares under one another, e.g. asked and got.
 
     Args:
         rows: Label of each bar → its shares (0 to 1), in the order of `names`.
         names: What the parts are; part i has the page's colour i.
+        show: How a share is written (default: in per cent, as English does).
+        title: What is shown.
     """
+    show = show or _percent
     left, right, height, gap = 92, WIDTH - 2, 22, 9
     parts = []
     for number, (label, shares) in enumerate(rows.items()):
@@ -89,21 +98,37 @@ def share_bars(rows: Mapping[str, Sequence[float]], names: Sequence[str]) -> Mar
             parts.append(
                 Markup(
                     '<rect class="part{}" x="{:.1f}" y="{}" width="{:.1f}" height="{}"><title>{}</title></rect>'
-                ).format(index, x, y, max(width - 1, 0), height, f"{label}: {names[index]} {share:.1%}")
+                ).format(index, x, y, max(width - 1, 0), height, f"{label}: {names[index]} {show(share)}")
             )
             if width >= NARROWEST_LABEL:
                 parts.append(
                     Markup('<text class="on-part mid" x="{:.1f}" y="{}">{}</text>').format(
                         x + width / 2,
                         y + 15,
-                        f"{100 * share:.1f}".removesuffix(".0") + "%" * (width >= NARROWEST_PERCENT),
+                        show(share) if width >= NARROWEST_PERCENT else show(share).rstrip("%\xa0"),
                     )
                 )
             x += width
-    return _svg(parts, len(rows) * (height + gap), f"Shares of {', '.join(names)}")
-
-
-def _svg(parts: Sequence[Markup], height: int, says: str) -> Markup:
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, height, says, Markup("").join(parts)
+    said = (
+        f"{label}: " + ", ".join(f"{name} {show(share)}" for name, share in zip(names, shares, strict=True))
+        for label, shares in rows.items()
     )
+    return drawing(parts, len(rows) * (height + gap), f"{title}: {', '.join(names)}", "; ".join(said))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0") + "%"
+
+
+def drawing(parts: Sequence[Markup], height: float, title: str, says: str) -> Markup:
+    """The parts as one picture, with its text alternative.
+
+    Args:
+        parts: Elements in units of the page's `WIDTH`.
+        height: In the same units.
+        title: What it shows.
+        says: What one sees in it, in words and numbers.
+    """
+    return Markup(
+        '<svg viewBox="0 0 {} {:.0f}" role="img" aria-label="{}"><title>{}</title><desc>{}</desc>{}</svg>'
+    ).format(WIDTH, height, title, title, says, Markup("").join(parts))
