@@ -123,8 +123,8 @@ class Train(Tuning):
     report_to: list[Literal["wandb", "trackio", "mlflow"]] = Field([])
     """Services that figures are sent to; TensorBoard's files are in the run folder always, and go nowhere."""
     notify: str | None = None
-    """What gets word, as JSON, of a part's end and of the run's end, stop or failure: a URL (a POST) or a shell command (its
-    standard input)."""
+    """What gets word, as JSON, of a part's end and of the run's end, stop or failure: a URL (by POST), or a shell
+    command (on standard input)."""
 
 
 class Carry(Section):

@@ -120,11 +120,17 @@ class Mirror:
             return
         self._claim()
         self._send_small()
+        failed: OSError | None = None
         for name, folder, manifest in new:
-            self._send(name, folder, manifest)
+            try:
+                self._send(name, folder, manifest)
+            except OSError as error:  # a damaged one must not keep the others from going
+                failed = failed or error
         if new:
             self._rotate()
             self._send_small()
+        if failed is not None:
+            raise failed
 
     def _units(self) -> list[tuple[str, Path, dict[str, Any]]]:
         """Name, folder and manifest of everything with a manifest that should be there: finished weights first."""

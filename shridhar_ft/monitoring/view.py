@@ -27,7 +27,7 @@ def lines(state: dict[str, Any]) -> Iterator[str]:
     shown = {"loss": "loss {:.4f}", "eval_loss": "validation loss {:.4f}", "tokens_per_second": "{:,.0f} tokens/s"}
     figures = [text.format(state[key]) for key, text in shown.items() if state[key] is not None]
     if state["share_of_peak"] is not None:
-        figures.append(f"{state['share_of_peak']:.0%} of the peak ({state['rates'].split(':')[0]})")
+        figures.append(f"{state['share_of_peak']:.1%} of the peak ({state['rates'].split(':')[0]})")
     if figures:
         yield "  " + " · ".join(figures)
     peak, planned = state["memory"]["peak_bytes"], state["memory"]["planned_bytes"]
