@@ -89,7 +89,15 @@ def test_a_live_run_is_told_with_its_money_and_time(run: Path) -> None:
     assert state["checkpoint"] == "stages/32k/checkpoints/checkpoint-10"
     assert state["alive"]["alive"] is True and state["alive"]["pid"] == os.getpid()
     told = "\n".join(lines(state))
-    for part in ("step 10 of 100", "loss 3.2500", "400 tokens/s", "40.0% of the peak", "1.00 GiB", "(-50%)", "of $10.00"):
+    for part in (
+        "step 10 of 100",
+        "loss 3.2500",
+        "400 tokens/s",
+        "40.0% of the peak",
+        "1.00 GiB",
+        "(-50%)",
+        "of $10.00",
+    ):
         assert part in told
 
 

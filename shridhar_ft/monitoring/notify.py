@@ -97,7 +97,7 @@ def _send_end(recipe: Recipe, run: Run, status: int | None, say: Say) -> None:
         part = live["part"]
     kind = "done" if status == 0 else "stopped" if status in STOPPED else "failed"
     what = MEANS.get(status, f"status {status}") if status is not None else "an error of the program"
-    figures = {key: live[key] for key in ("step", "steps", "figures") if key in live}
+    figures: dict[str, Any] = {key: live[key] for key in ("step", "steps", "figures") if key in live}
     where = f" in {part}" + (f" at step {live['step']} of {live['steps']}" if part == live.get("part") else "")
     text = f"{run.name}: {what}" + (where if status != 0 and part else "")
     send(recipe.train.notify, event(kind, text, run, part, status, figures), say)

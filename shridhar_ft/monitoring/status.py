@@ -165,7 +165,10 @@ def _is_there(pid: int, at: str) -> bool:
     """Whether that very process runs: its number may have gone to another one since."""
     try:
         process = psutil.Process(pid)
-        return process.create_time() <= datetime.fromisoformat(at).timestamp() + 1 and process.status() != psutil.STATUS_ZOMBIE
+        return (
+            process.create_time() <= datetime.fromisoformat(at).timestamp() + 1
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
     except psutil.Error:
         return False
 
