@@ -1,6 +1,6 @@
 """The recipe's training settings as TRL's, nothing left to a default that could cut, drop or shorten."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ def arguments(
     state: "PartialState",
     readers: int,
     tell: Callable[[str], None],
+    report_to: Sequence[str] = (),
 ) -> SFTConfig:
     """The settings of one part.
 
@@ -38,6 +39,7 @@ def arguments(
         state: The device.
         readers: Processes that read different windows in one forward pass (all of them, but for Ulysses).
         tell: Told what does not divide evenly.
+        report_to: Services that figures are sent to.
     """
     at_once = tuning.batch_size * readers
     if readers > 1 and windows % at_once:
@@ -78,6 +80,6 @@ def arguments(
         metric_for_best_model="eval_loss" if validates else None,
         greater_is_better=False if validates else None,
         seed=seed,
-        report_to=[],
+        report_to=list(report_to),
         disable_tqdm=True,
     )

@@ -12,6 +12,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from shridhar_ft.config_training import Plateau
 from shridhar_ft.durations import seconds
+from shridhar_ft.monitoring.board import Board
+from shridhar_ft.monitoring.live import Live
 from shridhar_ft.progress import TrainingProgress
 from shridhar_ft.signals import since_start
 from shridhar_ft.votes import any_rank
@@ -97,16 +99,28 @@ def at_plateau(log_history: list[dict[str, Any]], plateau: Plateau) -> bool:
 
 
 class Metrics(TrainerCallback):
-    """Writes metrics.jsonl, one line a log, and shows the figures; a resume drops lines after its step."""
+    """Writes metrics.jsonl, one line a log, and shows the figures everywhere; a resume drops lines after its step."""
 
-    def __init__(self, file: Path, progress: TrainingProgress, tokens_seen: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        file: Path,
+        progress: TrainingProgress,
+        tokens_seen: Callable[[], int],
+        live: Live,
+        board: Board,
+        peak: Callable[[], int],
+    ) -> None:
         """
         Args:
             file: The part's metrics.jsonl.
             progress: Where figures are shown.
             tokens_seen: Tokens that this process has read since it started.
+            live: The file that `shridhar-ft status` reads.
+            board: TensorBoard's files.
+            peak: Bytes at the peak so far.
         """
         self.file, self.progress, self.tokens_seen = file, progress, tokens_seen
+        self.live, self.board, self.peak = live, board, peak
         self.last_time, self.last_tokens = 0.0, 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
@@ -116,6 +130,8 @@ class Metrics(TrainerCallback):
             lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.is_file() else []
             kept = [line for line in lines if state.global_step and 0 < _step_of(line) <= state.global_step]
             self.file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            self.live.begin(state.global_step, state.max_steps)
+            self.board.begin(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
         self.progress.step(state.global_step)
@@ -143,6 +159,8 @@ class Metrics(TrainerCallback):
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, "epoch": round(state.epoch or 0, 4), **kept}) + "\n")
         self.progress.figures(state.global_step, kept)
+        self.live.figures_at(state.global_step, kept, self.peak())
+        self.board.figures(state.global_step, kept)
 
 
 def _step_of(line: str) -> int:

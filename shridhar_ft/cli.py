@@ -310,6 +310,49 @@ def _counted_with_torch(recipe: Any, vocabulary: int | None) -> Any:  # noqa: AN
     return shape_on_meta(base_config(recipe.model, vocabulary))
 
 
+@app.command(epilog="Example: shridhar-ft status runs/demo --watch")
+def status(
+    what: Annotated[str, typer.Argument(metavar="RUN|BACKUP", help="A run folder, or where its backup lies.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until the run ends.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --watch: between two looks.")] = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Where a run stands, live or ended: step, loss, speed, memory, money, time to go, and whether it is alive."""
+    from rich.console import Console
+
+    from shridhar_ft.monitoring.status import reader
+    from shridhar_ft.monitoring.view import lines
+    from shridhar_ft.monitoring.view import watch as follow
+
+    read = reader(what)
+    if watch:
+        follow(read, every, Console(highlight=False), (lambda state: answer(True, state)) if as_json else None)
+        return
+    state = read()
+    answer(as_json, state, list(lines(state)))
+
+
+@app.command(epilog="Example: shridhar-ft pull s3://bucket/backups demo")
+def pull(
+    where: Annotated[str, typer.Argument(metavar="WHERE", help="As train.backup: s3://…, gs://…, or a folder.")],
+    name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="The run's name, where it is not the only one.")
+    ] = None,
+    into: Annotated[
+        str, typer.Option("-o", "--output", metavar="DIR", help="Folder that the run folder goes into.")
+    ] = "runs",
+    as_json: Json = False,
+) -> None:
+    """Bring a run back from its backup, every file verified; what is damaged is set aside."""
+    from pathlib import Path
+
+    from shridhar_ft.backup.pull import pull as bring
+
+    made = bring(where, name, Path(into), say)
+    last = made["checkpoint"] or "its last finished part" if made["finished"] or made["checkpoint"] else "the start"
+    answer(as_json, made, [f"{made['run']} goes on from {last}:", f"  {made['resume']}"])
+
+
 @app.command(epilog="Example: shridhar-ft export runs/demo export.dtype=bfloat16")
 def export(
     what: Annotated[

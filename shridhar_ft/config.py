@@ -385,6 +385,8 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> None:
     for key in ("glossary", "rublimp"):
         if value := getattr(recipe.eval, key):
             setattr(recipe.eval, key, _find(value, folder))
+    if (place := recipe.train.backup) and "://" not in place:
+        recipe.train.backup = str(Path.cwd() / Path(place).expanduser())  # it need not be there yet
     if recipe.eval.suite.endswith(".yaml"):  # else it is a shipped one's name
         recipe.eval.suite = _find(recipe.eval.suite, folder)
     if recipe.launch.config != "auto":

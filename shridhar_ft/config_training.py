@@ -116,6 +116,15 @@ class Train(Tuning):
     """Save and stop (status 75) at the first step that ends so long after the command began, e.g. 11h30m."""
     stall_after: Duration = "6h"
     """End the process (status 75), with a file of where every thread stood, when no step ends for so long."""
+    backup: str | None = None
+    """Where checkpoints and small files are copied meanwhile, texts never: s3://bucket/folder, gs://…, or a path."""
+    backup_wait: Duration = "10m"
+    """How long the end of a command waits for what is not copied yet, e.g. 90s."""
+    report_to: list[Literal["wandb", "trackio", "mlflow"]] = Field([])
+    """Services that figures are sent to; TensorBoard's files are in the run folder always, and go nowhere."""
+    notify: str | None = None
+    """What gets word, as JSON, of a part's end and of the run's end, stop or failure: a URL (by POST), or a shell
+    command (on standard input)."""
 
 
 class Carry(Section):

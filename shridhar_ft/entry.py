@@ -14,10 +14,13 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, cast
 
 from shridhar_ft.allowed import ALLOW, RESTART, allow_option, parse_allowed
+from shridhar_ft.backup.beside import backing_up
 from shridhar_ft.config import Recipe, load_recipe
 from shridhar_ft.engines import check_processes
 from shridhar_ft.errors import DiskFailed, Resumable, Stop
 from shridhar_ft.model.build import base_config
+from shridhar_ft.monitoring.notify import notifying
+from shridhar_ft.monitoring.reporters import check_reporters
 from shridhar_ft.plan.check import NO_PLAN, machine_here, refuse_what_cannot_fit
 from shridhar_ft.plan.free_memory import room_bytes
 from shridhar_ft.plan.layout import layout_here
@@ -49,6 +52,11 @@ def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = N
     Returns:
         The exit status.
     """
+    with ExitStack() as to_the_end:  # what outlives the last word in the status file, and copies it
+        return _main(module, does, work, arguments, to_the_end)
+
+
+def _main(module: str, does: str, work: Work, arguments: Sequence[str] | None, to_the_end: ExitStack) -> int:
     ask = argparse.ArgumentParser(
         prog=f"accelerate launch -m shridhar_ft.{module}",
         description=does,
@@ -75,6 +83,8 @@ def main(module: str, does: str, work: Work, arguments: Sequence[str] | None = N
                 held.enter_context(only_one(run, "training"))
             if first and not under_run:
                 held.enter_context(only_one(run))
+                to_the_end.enter_context(backing_up(recipe, run, say))
+                held.enter_context(notifying(recipe, run, say))
             if first and not under_run and run.root.is_dir():
                 run.status(None, module, "training")
             _work(module, recipe, run, work, allowed)
@@ -122,6 +132,7 @@ def _work(module: str, recipe: Recipe, run: Run, work: Work, allowed: frozenset[
     from shridhar_ft.preparation import prepare
     from shridhar_ft.processes import device_type, join, launched
 
+    check_reporters(recipe.train.report_to)
     use_huge_pages()  # torch reads it at the first tensor
     engine = launched()
     engine.check(recipe, device_type(engine))

@@ -19,10 +19,13 @@ from typing import Any
 import psutil
 
 from shridhar_ft.allowed import RESTART, allow_option
+from shridhar_ft.backup.beside import backing_up
 from shridhar_ft.config import Recipe
 from shridhar_ft.engines import PROCESSES, Engine
 from shridhar_ft.entry import UNDER_RUN
 from shridhar_ft.errors import CheckFailed, DiskFailed, Resumable, Stop, UserError
+from shridhar_ft.monitoring.notify import notifying
+from shridhar_ft.monitoring.reporters import check_reporters
 from shridhar_ft.processes import device_type, need_deepspeed
 from shridhar_ft.progress import say
 from shridhar_ft.report.run_page import write_run_page
@@ -55,11 +58,12 @@ def run_recipe(
         Stop: Any part ended early; the status file says where.
     """
     part = "prepare"
-    with only_one(run):
+    with only_one(run), backing_up(recipe, run, say), notifying(recipe, run, say):
         try:
             for sentence in recipe.without_effect():
                 say(f"note: {sentence}")
             config = launch_config(recipe)
+            check_reporters(recipe.train.report_to)
             from shridhar_ft.preparation import prepare
 
             if run.root.is_dir():

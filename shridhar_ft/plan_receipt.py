@@ -76,6 +76,8 @@ def foretold(
 ) -> dict[str, Any]:
     """What the formulas say of a part, its levers and windows known: peak bytes by term, seconds of a step by term.
 
+    Operations are those of one device in a step, recomputation among them; tokens those of all.
+
     Args:
         recipe: The whole recipe.
         tuning: The part's.
@@ -101,6 +103,9 @@ def foretold(
         "peak_bytes_by_term": memory.device,
         "step_seconds": sum(seconds.values()),
         "step_seconds_by_term": seconds,
+        "operations": work.operations * local,
+        "tokens": window * tuning.batch_size * tuning.gradient_accumulation * layout.replicas,
+        "peak_operations_per_second": max(machine.rates.matmul["bf16" if bf16 else "fp32"].values()),
         "rates": "calibrated" if machine.rates.measured else "guessed: run shridhar-ft plan --calibrate",
         "usd_per_hour": recipe.budget.usd_per_hour,
     }

@@ -46,23 +46,30 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that after a kill it is the old one or the new one, whole."""
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    """Write a small file so that after a kill it is the old one or the new one, whole.
+
+    Args:
+        path: The file.
+        text: What it holds.
+        durable: Push it to the disk, so that this holds after a loss of power too; a busy disk can take seconds for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(path), temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+def write_json(path: Path, value: Any, durable: bool = True) -> None:  # noqa: ANN401 - whatever JSON holds
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n", durable)
 
 
 def as_json(value: Any) -> Any:  # noqa: ANN401
@@ -208,6 +215,7 @@ class Run:
                 "message": message,
                 "resume": resume,
                 "pid": os.getpid(),
+                "host": platform.node(),
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
             },
         )

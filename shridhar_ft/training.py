@@ -38,6 +38,9 @@ from shridhar_ft.model.isolation import probe_isolation
 from shridhar_ft.model.memory import give_back_freed_memory
 from shridhar_ft.model.quantized import Quantization
 from shridhar_ft.model.rope_receipt import check_rope, check_written_rope
+from shridhar_ft.monitoring.board import Board
+from shridhar_ft.monitoring.live import Live, price
+from shridhar_ft.monitoring.notify import notify_part
 from shridhar_ft.out_of_memory import memory_errors
 from shridhar_ft.plan.layout import layout_here
 from shridhar_ft.plan.steps import schedule
@@ -200,6 +203,7 @@ def train_part(
     settings = arguments(
         tuning, checkpoints, part.layout.window, len(train_windows), bool(len(validation_windows)),
         means.bf16, recipe.seed, state, engine.readers, lambda said: tell(f"{part.name}: {said}"),
+        recipe.train.report_to,
     )  # fmt: skip
     per_step = tuning.batch_size * tuning.gradient_accumulation * engine.readers
     tell(f"{part.name}: {settings.max_steps:,} steps of {per_step} windows")
@@ -231,7 +235,6 @@ def train_part(
         )
     trainer.add_callback(vote)
     trainer.add_callback(watchdog)
-    trainer.add_callback(Metrics(part.folder / "metrics.jsonl", progress, lambda: trainer.tokens_seen))
     trainer.add_callback(figures := StepFigures())
     if tuning.plateau:
         trainer.add_callback(StopAtPlateau(tuning.plateau, tell))
@@ -255,6 +258,12 @@ def train_part(
         recipe, tuning, started.claimed, trained_numbers, part.layout.window, means.levers, means.bf16, train_windows,
         state.device, layout_here(),
     )  # fmt: skip
+    nodes = layout_here().nodes
+    board, hourly = Board(part.folder), price(recipe)
+    live = Live(run.root, part.name, plan, None if hourly is None else hourly * nodes, spent)
+    metrics = part.folder / "metrics.jsonl"
+    peak_now = partial(peak_bytes, state.device)
+    trainer.add_callback(Metrics(metrics, progress, lambda: trainer.tokens_seen, live, board, peak_now))
     if resume is None or "data" in resume.changed or not before_file.is_file():
         with arithmetic(), memory_errors(*memory):
             before = measured(model)
@@ -277,6 +286,7 @@ def train_part(
         finally:
             vote.release()
             watchdog.stop()
+            board.close()
     spent.stop()
     figures.end(peak_bytes(state.device))
     if vote.stopped:
@@ -353,6 +363,8 @@ def train_part(
         measured_after=after,
         measured_with=_measured_with(recipe),
     )
+    told_losses = {f"loss_{when}": losses(found) for when, found in (("before", before), ("after", after))}
+    notify_part(recipe, run, part.name, {"steps": trainer.state.global_step, **told_losses}, tell)
     state.wait_for_everyone()
 
 
