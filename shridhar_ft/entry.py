@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from shridhar_ft.allowed import ALLOW, RESTART, allow_option, parse_allowed
 from shridhar_ft.config import Recipe, load_recipe
 from shridhar_ft.engines import check_processes
-from shridhar_ft.errors import DiskFailed, Resumable, Stop
+from shridhar_ft.errors import BudgetSpent, DiskFailed, Resumable, Stop
 from shridhar_ft.model.build import base_config
 from shridhar_ft.plan.check import NO_PLAN, machine_here, refuse_what_cannot_fit
 from shridhar_ft.plan.free_memory import room_bytes
@@ -153,7 +153,7 @@ def leave(status: int) -> None:
     if "torch" in sys.modules:
         from shridhar_ft.processes import part_company
 
-        part_company(agreed=status in (0, Resumable.status))
+        part_company(agreed=status in (0, Resumable.status, BudgetSpent.status))
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(status)

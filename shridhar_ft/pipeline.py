@@ -28,6 +28,7 @@ from shridhar_ft.progress import say
 from shridhar_ft.runfolder import Run, is_current, only_one, part_of, read_json
 from shridhar_ft.shipped import shipped
 from shridhar_ft.signals import pass_start_on, stoppable
+from shridhar_ft.spending import close_session, refuse_if_spent
 
 # glibc hands each large tensor back to the kernel and faults it in again page by page: on two CPU cores that is
 # almost half of a training step. With huge pages a step of the shelf-cpu recipe takes 2.0 s instead of 3.6 s. Other
@@ -56,6 +57,7 @@ def run_recipe(
     part = "prepare"
     with only_one(run):
         try:
+            refuse_if_spent(recipe, run, _training_folders(recipe, run))
             for sentence in recipe.without_effect():
                 say(f"note: {sentence}")
             config = launch_config(recipe)
@@ -76,6 +78,7 @@ def run_recipe(
 
             with stoppable(part):
                 certificate = ensure_export(recipe, run, say)
+            close_session(run)
         except Stop as stop:
             if (run.root / "recipe.yaml").is_file():
                 with suppress(DiskFailed):  # the disk that stopped it may be full
@@ -142,6 +145,10 @@ def _trained(recipe: Recipe, run: Run, module: str, tokenizer: Any, say: Callabl
     if current:
         say(f"{module}: up to date")
     return current
+
+
+def _training_folders(recipe: Recipe, run: Run) -> list[Path]:
+    return [*(run.stage(stage.name) for stage in recipe.stages), *([run.sft] if recipe.sft else [])]
 
 
 def _launch(

@@ -18,7 +18,7 @@ LAYERS = (
     {"config", "runfolder", "signals", "progress", "weights"},
     {"receipts", "checkpoint"},
     {"plan"},
-    {"engines"},
+    {"engines", "spending"},
     {"processes"},
     {"data"},
     {"tokenizer", "model", "report"},
