@@ -130,7 +130,7 @@ class Launch(Section):
 
 
 class Budget(Section):
-    """Where a run is meant to train, and what it may cost: `shridhar-ft plan` judges it by that, and training ends by it."""
+    """Where a run is meant to train, and what it may cost: `plan` judges it by that, and training ends by it."""
 
     machine: str = "here"
     """A machine of plan/machines.yaml or of the user's own file; here is this one."""

@@ -289,7 +289,7 @@ def train_part(
     figures.end(peak_bytes(state.device))
     if vote.stopped and vote.spent:
         raise BudgetSpent(
-            f"{part.name}: stopped after step {trainer.state.global_step}, a checkpoint is written: {spending.sentence()}"
+            f"{part.name}: stopped after step {trainer.state.global_step}, with a checkpoint: {spending.sentence()}"
         )
     if vote.stopped:
         raise Resumable(
