@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from shridhar_ft.config import Recipe
 from shridhar_ft.errors import BudgetSpent
@@ -82,7 +83,7 @@ class Spending:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
         this = {"seconds": round(since_start(), 1), "usd_per_hour": self.usd_per_hour, "at": now}
-        sessions = {**_sessions(self.file), _session(): this}
+        sessions: dict[str, Any] = {**_sessions(self.file), _session(): this}
         write_json(self.file, {"usd": round(sum(map(_usd, sessions.values())), 4), "sessions": sessions})
         self.written = time.monotonic()
 
@@ -123,12 +124,12 @@ def _spent_sentence(usd: float, most: float) -> str:
     )
 
 
-def _sessions(file: Path) -> dict[str, dict[str, float]]:
+def _sessions(file: Path) -> dict[str, dict[str, Any]]:
     return read_json(file)["sessions"] if file.is_file() else {}
 
 
-def _usd(session: dict[str, float]) -> float:
-    return session["usd_per_hour"] * session["seconds"] / 3600
+def _usd(session: dict[str, Any]) -> float:
+    return float(session["usd_per_hour"] * session["seconds"] / 3600)
 
 
 def _session() -> str:

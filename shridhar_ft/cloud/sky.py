@@ -51,8 +51,8 @@ def _how_to(target: Target, file: str) -> list[str]:
     if target.cloud not in WITH_SPOT:
         start = f"sky launch -c {name} --env BACKUP=s3://my-bucket/runs {file}"
         going_on = (
-            f"Lambda has no spot machines and cannot stop one: {IDLE_MINUTES} minutes after the run's end the machine is "
-            "given back, with all that is not in the bucket. To go on, after whatever end, give the same command."
+            f"Lambda has no spot machines and cannot stop one: {IDLE_MINUTES} minutes after the run's end the machine "
+            "is given back, with all that is not in the bucket. To go on, after whatever end, give the same command."
         )
     return [
         f"#   {start}",
@@ -89,8 +89,8 @@ def _mounts(target: Target) -> list[str]:
         lines += [*comment("The program, its recipes and configs."), *map(_mount, program)]
     if data:
         lines += comment(
-            "Your own texts and dialogues. They go to the machine that you rent, or, for a managed job, there through a "
-            "bucket that SkyPilot makes in your own account; to nobody else's. The backup holds none of them."
+            "Your own texts and dialogues. They go to the machine that you rent; for a managed job, there through a "
+            "bucket that SkyPilot makes in your own account; to nobody else's. The backup has none of them."
         )
         lines += map(_mount, data)
     return ["file_mounts:", *block(lines)] if lines else []
@@ -118,7 +118,7 @@ def _run(target: Target) -> list[str]:
     name = target.recipe.name
     pull = [
         "# A machine that takes the place of another begins with the backup.",
-        f'[ -d "runs/{name}" ] || shridhar-ft pull "$BACKUP" {name} || echo "no backup was brought back: the run begins"',
+        f'[ -d "runs/{name}" ] || shridhar-ft pull "$BACKUP" {name} || echo "no backup came back: the run begins"',
     ]
     lines = ["set -u", f"cd {HOME}", ". .venv/bin/activate"]
     if target.nodes > 1:

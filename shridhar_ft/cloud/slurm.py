@@ -82,7 +82,7 @@ def _venv(target: Target) -> list[str]:
     return [
         'cd "${SLURM_SUBMIT_DIR:-.}" || exit 2',
         "if [ ! -f .venv/bin/activate ]; then",
-        f"  echo \"$PWD/.venv is not there; python3 -m venv .venv && .venv/bin/pip install '{requirement(target)}'\" >&2",
+        f"  echo \"no $PWD/.venv: python3 -m venv .venv && .venv/bin/pip install '{requirement(target)}'\" >&2",
         "  exit 2",
         "fi",
         ". .venv/bin/activate",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from shridhar_ft import __version__
 from shridhar_ft.cloud.target import Target
+from shridhar_ft.config_data import Books, Rows
 from shridhar_ft.shipped import PACKAGE
 
 SOURCE = ("pyproject.toml", "README.md", "LICENSE", "shridhar_ft", "recipes", "eval", "accelerate_configs")
@@ -34,7 +35,8 @@ def local_name(path: str | Path) -> str:
 def data_paths(target: Target) -> list[str]:
     """The user's own sources, as paths; of a pattern the folder that it is in."""
     recipe = target.recipe
-    sources = [*([recipe.data.books] if recipe.data.books else []), *recipe.data.texts, *recipe.data.dialogues]
+    data = recipe.data
+    sources: list[Books | Rows] = [*([data.books] if data.books else []), *data.texts, *data.dialogues]
     named = [path for source in sources for path in source.paths]
     named += [*recipe.eval.long_text, *recipe.eval.others]
     named += [path for path in (recipe.eval.glossary, recipe.eval.rublimp) if path]

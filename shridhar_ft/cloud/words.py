@@ -84,8 +84,8 @@ def plan_sentences(target: Target) -> Iterator[str]:
         yield "No budget.max_usd is set: nothing ends this run but its own end."
     elif target.price:
         yield (
-            f"Budget: ${budget.max_usd:,.2f}, over all restarts: when it is spent, training saves and stops with status "
-            "76, and is not started again. The minutes to boot and to install are not counted."
+            f"Budget: ${budget.max_usd:,.2f}, over all restarts: when it is spent, training saves and stops with "
+            "status 76, and is not started again. The minutes to boot and to install are not counted."
         )
         if target.usd is not None and target.usd > budget.max_usd:
             yield "By the plan the budget does not reach to the end: raise budget.max_usd, or shorten the recipe."
