@@ -186,8 +186,12 @@ def job(request: pytest.FixtureRequest, root: Path, tmp_path: Path):
 
     def start(**more: str) -> subprocess.Popen[str]:
         environment = {
-            **{"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path)},
-            **{"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": nodes, **more},
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+            "SLURM_JOB_ID": "42",
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_JOB_NUM_NODES": nodes,
+            **more,
         }
         return subprocess.Popen(["bash", str(script)], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
 
