@@ -16,24 +16,28 @@ from shridhar_ft.monitoring.board import Board
 from shridhar_ft.monitoring.live import Live
 from shridhar_ft.progress import TrainingProgress
 from shridhar_ft.signals import since_start
-from shridhar_ft.votes import any_rank
+from shridhar_ft.spending import Spending
+from shridhar_ft.votes import highest
+
+STOP, SPENT = 1, 2  # what a rank votes for; the higher one is what all do
 
 
 class StopVote(TrainerCallback):
-    """On SIGTERM, SIGINT or after a limit of time all ranks save at the next step boundary and stop.
+    """On SIGTERM, SIGINT, after a limit of time or of money all ranks save at the next step boundary and stop.
 
     A second signal stops at once, in the middle of a save too: without its manifest that one does not count, and the
     checkpoint before it does.
     """
 
-    def __init__(self, stop_after: str | None = None) -> None:
+    def __init__(self, stop_after: str | None = None, spending: Spending | None = None) -> None:
         """
         Args:
             stop_after: Time after the start of the command, e.g. `11h30m`.
+            spending: What the run has cost, where there is a limit to it.
         """
-        self.stop_after = stop_after
+        self.stop_after, self.spending = stop_after, spending
         self.asked: str | None = None
-        self.stopped = False
+        self.stopped = self.spent = False
         self.previous: dict[int, Any] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
@@ -54,7 +58,12 @@ class StopVote(TrainerCallback):
     def _vote(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
         if self.asked is None and self.stop_after and since_start() > seconds(self.stop_after):
             self.asked = f"train.stop_after ({self.stop_after})"
-        if any_rank(self.asked is not None, args):
+        level = STOP if self.asked else 0
+        if self.spending:
+            self.spending.keep()
+            level = SPENT if self.spending.over else level
+        if agreed := highest(level, args.device, args.world_size):
+            self.spent = agreed == SPENT
             self.asked = self.asked or "another process"
             self.stopped = state.global_step < state.max_steps
             control.should_save = control.should_training_stop = True

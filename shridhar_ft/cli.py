@@ -301,6 +301,42 @@ def plan(
     answer(as_json, *answer_for(recipe, overrides or [], asked, compare))
 
 
+@app.command(epilog="Example: shridhar-ft cloud recipes/shridhar-gpt --to aws --machine aws-p4de.24xlarge")
+def cloud(
+    recipe: RecipeArgument,
+    to: Annotated[str, typer.Option("--to", metavar="CLOUD", help="lambda, aws, gcp or slurm.")],
+    overrides: Overrides = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines; from two on with ZeRO-3 over all of them.")] = 1,
+    machine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Where (default: budget.machine, or the cheapest that it fits on)."),
+    ] = None,
+    spot: Annotated[
+        bool | None, typer.Option("--spot/--no-spot", help="Machines that may be taken away (default: on AWS and GCP).")
+    ] = None,
+    folder: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where the files go (default: cloud/ by the recipe)."),
+    ] = None,
+    book_tokens: Annotated[int | None, typer.Option(metavar="N", min=1, help="As for plan.")] = None,
+    dialogue_tokens: Annotated[int | None, typer.Option(metavar="N", min=1, help="As for plan.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write what rents a machine and runs a recipe there: a SkyPilot task or an sbatch script. Rents nothing itself."""
+    from shridhar_ft.cloud.command import folder_for, write
+    from shridhar_ft.cloud.target import Wish
+
+    where = folder_for(recipe, folder)
+    wish = Wish(to, where, machine, nodes, spot, book_tokens, dialogue_tokens, count=_counted_with_torch)
+    made_by = ["shridhar-ft", "cloud", recipe, "--to", to]
+    asked = {"--nodes": nodes if nodes > 1 else None, "--machine": machine, "-o": folder}
+    asked |= {"--book-tokens": book_tokens, "--dialogue-tokens": dialogue_tokens}
+    for option, value in asked.items():
+        made_by += [] if value is None else [option, str(value)]
+    made_by += [] if spot is None else ["--spot" if spot else "--no-spot"]
+    answer(as_json, *write(recipe, overrides or [], wish, [*made_by, *(overrides or [])]))
+
+
 def _counted_with_torch(recipe: Any, vocabulary: int | None) -> Any:  # noqa: ANN401
     """The shape of a model that no formula knows."""
     from shridhar_ft.model.build import base_config

@@ -130,12 +130,12 @@ class Launch(Section):
 
 
 class Budget(Section):
-    """Where a run is meant to train, and what it may cost: what `shridhar-ft plan` judges it by."""
+    """Where a run is meant to train, and what it may cost: `plan` judges it by that, and training ends by it."""
 
     machine: str = "here"
     """A machine of plan/machines.yaml or of the user's own file; here is this one."""
     max_usd: float | None = Field(None, gt=0)
-    """What the whole run may cost (US dollars)."""
+    """What the whole run may cost, over all its restarts (US dollars): training stops with a checkpoint, status 76."""
     usd_per_hour: float | None = Field(None, ge=0)
     """Price of the whole machine, where it is another than the listed one (US dollars an hour)."""
 

@@ -53,6 +53,12 @@ class Resumable(Stop):
     status = 75
 
 
+class BudgetSpent(Stop):
+    """`budget.max_usd` is reached after a checkpoint; the same command refuses until it is raised. Status 76."""
+
+    status = 76
+
+
 def first_line(error: Exception) -> str:
     """The first line of a library's message, for quoting inside a sentence of ours."""
     return str(error).strip().split("\n")[0]

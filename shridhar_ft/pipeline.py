@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,12 +27,14 @@ from shridhar_ft.entry import UNDER_RUN
 from shridhar_ft.errors import CheckFailed, DiskFailed, Resumable, Stop, UserError
 from shridhar_ft.monitoring.notify import notifying
 from shridhar_ft.monitoring.reporters import check_reporters
+from shridhar_ft.nodes import Node
 from shridhar_ft.processes import device_type, need_deepspeed
 from shridhar_ft.progress import say
 from shridhar_ft.report.run_page import write_run_page
 from shridhar_ft.runfolder import Run, is_current, only_one, part_of, read_json
 from shridhar_ft.shipped import shipped
 from shridhar_ft.signals import pass_start_on, stoppable
+from shridhar_ft.spending import close_session, refuse_if_spent
 
 # glibc hands each large tensor back to the kernel and faults it in again page by page: on two CPU cores that is
 # almost half of a training step. With huge pages a step of the shelf-cpu recipe takes 2.0 s instead of 3.6 s. Other
@@ -57,9 +60,12 @@ def run_recipe(
     Raises:
         Stop: Any part ended early; the status file says where.
     """
-    part = "prepare"
+    part, node = "prepare", Node.here()
+    if not node.first:
+        return _train_along(recipe, run, node, say, allowed)
     with only_one(run), backing_up(recipe, run, say), notifying(recipe, run, say):
         try:
+            refuse_if_spent(recipe, run, _training_folders(recipe, run))
             for sentence in recipe.without_effect():
                 say(f"note: {sentence}")
             config = launch_config(recipe)
@@ -70,17 +76,19 @@ def run_recipe(
                 run.status(None, part, "preparing")
             with stoppable(part):
                 tokenizer = prepare(recipe, run, say)
-            for module, wanted in (("pretrain", bool(recipe.stages)), ("sft", recipe.sft is not None)):
+            for module, wanted in _entries(recipe):
                 part = module
-                if wanted and not _trained(recipe, run, module, tokenizer, say):
+                # The other machines cannot know what is trained already: each entry starts on all, and looks itself.
+                if wanted and (node.several or not _trained(recipe, run, module, tokenizer, say)):
                     run.status(None, module, "training")
-                    _launch(module, run, config, recipe.launch.config == "auto", say, allowed)
+                    _launch(module, run, config, recipe.launch.config == "auto", say, allowed, node)
             part = "export"
             run.status(None, part, "exporting")
             from shridhar_ft.export.run import ensure_export
 
             with stoppable(part):
                 certificate = ensure_export(recipe, run, say)
+            close_session(run)
         except Stop as stop:
             if (run.root / "recipe.yaml").is_file():
                 with suppress(DiskFailed):  # the disk that stopped it may be full
@@ -102,6 +110,23 @@ def run_recipe(
         "certificate": certificate,
         "report": page["report"],
     }
+
+
+def _train_along(
+    recipe: Recipe, run: Run, node: Node, say: Callable[[str], None], allowed: frozenset[str]
+) -> dict[str, Any]:
+    """Do a further machine's share: its processes, when the first machine starts its own; nothing else is done here."""
+    say(f"machine {node.number}: trains along with {node.head}, which does all the rest")
+    config = launch_config(recipe)
+    for module, wanted in _entries(recipe):
+        if wanted:
+            _launch(module, run, config, recipe.launch.config == "auto", say, allowed, node)
+    return {"run": str(run.root), "parts": summary(recipe, run), "certificate": None}
+
+
+def _entries(recipe: Recipe) -> tuple[tuple[str, bool], ...]:
+    """What trains, in order, and whether the recipe wants it."""
+    return ("pretrain", bool(recipe.stages)), ("sft", recipe.sft is not None)
 
 
 def summary(recipe: Recipe, run: Run) -> list[dict[str, Any]]:
@@ -156,16 +181,28 @@ def _trained(recipe: Recipe, run: Run, module: str, tokenizer: Any, say: Callabl
     return current
 
 
+def _training_folders(recipe: Recipe, run: Run) -> list[Path]:
+    return [*(run.stage(stage.name) for stage in recipe.stages), *([run.sft] if recipe.sft else [])]
+
+
 def _launch(
-    module: str, run: Run, config: Path, automatic: bool, say: Callable[[str], None], allowed: frozenset[str]
+    module: str,
+    run: Run,
+    config: Path,
+    automatic: bool,
+    say: Callable[[str], None],
+    allowed: frozenset[str],
+    node: Node,
 ) -> None:
     """Start an entry under accelerate and wait for its end."""
     engine = Engine.of_file(config)
     processes = _processes(engine, automatic)
-    threads = max(1, (psutil.cpu_count(logical=False) or 1) // processes)
+    local = -(-processes // engine.layout.nodes)
+    threads = max(1, (psutil.cpu_count(logical=False) or 1) // local)
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--quiet"),
         *("--num_cpu_threads_per_process", str(threads), "--num_processes", str(processes)),
+        *node.launch_options(module),
         *("-m", f"shridhar_ft.{module}", str(run.root / "recipe.yaml"), *allow_option(allowed)),
     ]
     say(f"{module}: accelerate launch --config_file {config.name} ({processes} process{'es' if processes > 1 else ''})")
@@ -197,13 +234,21 @@ def _launch(
             signal.signal(number, handler)
     if code == 0:
         return
-    status = read_json(run.root / "status.json")
+    status = _last_word(run, 0 if node.first else 20)
     known = {stop.status: stop for stop in Stop.__subclasses__() if stop is not Stop} | {75: Resumable, 1: CheckFailed}
     if status.get("status") in known and status["part"] == module:
         raise known[status["status"]](status["message"])
     if asked:
         raise Resumable(f"{module}: stopped before it began to train")
     raise CheckFailed(f"{module} ended with status {code} and no word of its own; the lines above tell more")
+
+
+def _last_word(run: Run, patience: float) -> dict[str, Any]:
+    """The status file once it holds an end, or as it is after so many seconds: the first machine writes it."""
+    until = time.monotonic() + patience
+    while (status := read_json(run.root / "status.json"))["status"] is None and time.monotonic() < until:
+        time.sleep(0.5)
+    return dict(status)
 
 
 def _processes(engine: Engine, automatic: bool) -> int:

@@ -18,12 +18,17 @@ def since_start() -> float:
 
     The clock is the system's monotonic one, which processes share and nobody sets.
     """
-    return time.monotonic() - float(os.environ.get(STARTED, _STARTED_HERE))
+    return time.monotonic() - started()
+
+
+def started() -> float:
+    """When the command began, on the system's monotonic clock; the same number in every process of the command."""
+    return float(os.environ.get(STARTED, _STARTED_HERE))
 
 
 def pass_start_on() -> dict[str, str]:
     """What tells the processes that this one starts when it began itself."""
-    return {STARTED: str(time.monotonic() - since_start())}
+    return {STARTED: repr(started())}
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -30,7 +30,7 @@ from shridhar_ft.data.split import SPLITS, SplitName
 from shridhar_ft.data.windows import Encoded, Layout, load_windows, save_windows
 from shridhar_ft.documents import long_text
 from shridhar_ft.engines import Engine
-from shridhar_ft.errors import Resumable, UserError
+from shridhar_ft.errors import BudgetSpent, Resumable, UserError
 from shridhar_ft.guarded import ROWS_READ
 from shridhar_ft.measuring import gate, losses, measure
 from shridhar_ft.model.build import safetensors_hash
@@ -64,9 +64,11 @@ from shridhar_ft.runfolder import (
     sync_tree,
     write_json,
 )
+from shridhar_ft.spending import Spending
 from shridhar_ft.starting import Origin, Receipts, start_model
 from shridhar_ft.tokenizer import pad_id
 from shridhar_ft.trainer import SpannedSchedule, WindowCollator, WindowTrainer
+from shridhar_ft.votes import highest
 from shridhar_ft.watchdog import Watchdog
 from shridhar_ft.weights import Weights
 
@@ -136,6 +138,7 @@ def train_part(
     Raises:
         CheckFailed: A receipt does not hold.
         Resumable: A signal came; a checkpoint is written.
+        BudgetSpent: The run has cost what it may; a checkpoint is written, or it did not begin.
         NonFinite: A loss or gradient is not finite.
     """
     state = PartialState()
@@ -147,6 +150,10 @@ def train_part(
             + ("" if told else " (its losses were measured with other settings under `eval`)")
         )
         return
+    spending = Spending.of(recipe, run, state.device.type, layout_here().nodes, state.is_main_process, tell)
+    spending.keep(at_once=True)
+    if highest(int(spending.over), state.device, state.num_processes):
+        raise BudgetSpent(f"{part.name}: not begun: {spending.sentence()}")
     engine = Engine.of_process()
     build_whole_models()
     facts = Facts.now(part.settings, recipe.model_dump(mode="json"), state.num_processes)
@@ -198,7 +205,7 @@ def train_part(
     checkpoints = part.folder / "checkpoints"
     carried = whole(part.carries_optimizer, "carry.optimizer") if part.carries_optimizer and not resume else None
     progress = TrainingProgress(part.name, show=state.is_main_process)
-    vote = StopVote(recipe.train.stop_after)
+    vote = StopVote(recipe.train.stop_after, spending)
     watchdog = Watchdog(recipe.train.stall_after, run, part.name, part.folder)
     settings = arguments(
         tuning, checkpoints, part.layout.window, len(train_windows), bool(len(validation_windows)),
@@ -288,7 +295,12 @@ def train_part(
             watchdog.stop()
             board.close()
     spent.stop()
+    spending.keep(at_once=True)
     figures.end(peak_bytes(state.device))
+    if vote.stopped and vote.spent:
+        raise BudgetSpent(
+            f"{part.name}: stopped after step {trainer.state.global_step}, with a checkpoint: {spending.sentence()}"
+        )
     if vote.stopped:
         raise Resumable(
             f"{part.name}: stopped by {vote.asked} after step {trainer.state.global_step}; a checkpoint is written"

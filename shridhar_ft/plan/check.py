@@ -10,7 +10,8 @@ from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.machines import Kind, Machine, this_machine
 from shridhar_ft.plan.memory import GIB
 from shridhar_ft.plan.mending import smallest_change
-from shridhar_ft.plan.plan import Counter, plan_recipe
+from shridhar_ft.plan.parts import PartPlan
+from shridhar_ft.plan.plan import Counter, Plan, plan_recipe
 from shridhar_ft.plan.verdicts import hours
 from shridhar_ft.runfolder import PART, Run
 
@@ -36,6 +37,17 @@ def machine_here(kind: Kind, room: int, layout: Layout) -> Machine:
     if kind == "cuda":
         return replace(here, kind=kind, devices=local, memory=room, free=room)
     return replace(here, kind=kind, devices=1, free=room * (local if kind == "cpu" else 1))
+
+
+def cannot_fit(part: PartPlan, plan: Plan) -> str:
+    """By how much a part does not fit, and the smallest change that mends it; a sentence without its stop."""
+    lacks = f"{part.missing / GIB:.1f} GiB are missing"
+    if part.missing <= 0:
+        lacks = f"the host lacks {(part.host - part.host_limit) / GIB:.1f} GiB"
+    return (
+        f"{part.part.name} cannot fit: {part.memory.peak / GIB:.1f} GiB at the peak and {part.limit / GIB:.1f} may be "
+        f"filled, {lacks}; {smallest_change(part, plan)}"
+    )
 
 
 def refuse_what_cannot_fit(
@@ -70,13 +82,7 @@ def refuse_what_cannot_fit(
         if part.fits:
             tell(f"plan: {part.part.name}: {peak:.1f} of {limit:.1f} GiB at the peak{time}")
             continue
-        lacks = f"{part.missing / GIB:.1f} GiB are missing"
-        if part.missing <= 0:
-            lacks = f"the host lacks {(part.host - part.host_limit) / GIB:.1f} GiB"
-        sentence = (
-            f"plan: {part.part.name} cannot fit: {peak:.1f} GiB at the peak and {limit:.1f} may be filled, {lacks}; "
-            f"{smallest_change(part, plan)}, or train against the plan with --no-plan"
-        )
+        sentence = f"plan: {cannot_fit(part, plan)}, or train against the plan with --no-plan"
         if not overridden():
             raise UserError(sentence)
         tell(f"{sentence} (--no-plan: it is tried)")

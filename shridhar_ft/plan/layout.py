@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from shridhar_ft.config import read_yaml
 from shridhar_ft.errors import UserError
+from shridhar_ft.shipped import shipped
 
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 BUCKET = 500_000_000  # numbers in DeepSpeed's buffer of gradients where its config does not say
@@ -79,7 +80,7 @@ def layout_of_config(file: Path) -> Layout:
 
     Args:
         file: YAML as `accelerate launch --config_file` takes it; a DeepSpeed JSON that it names is looked for from the
-            working folder, then beside it.
+            working folder, then beside it, then among the shipped ones.
 
     Raises:
         UserError: The file is not there, or names a DeepSpeed config that is not.
@@ -108,7 +109,7 @@ def layout_of_config(file: Path) -> Layout:
 
 def _read_deepspeed(given: Path, beside: Path) -> dict[str, Any]:
     """What a DeepSpeed JSON says, by the names of accelerate's plugin."""
-    places = (given, beside.parent / given, beside.parent.parent / given, beside.parent / given.name)
+    places = (given, beside.parent / given, beside.parent.parent / given, beside.parent / given.name, shipped(given))
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise UserError(f"{beside}: its deepspeed_config_file {given} is not there")

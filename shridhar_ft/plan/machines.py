@@ -74,6 +74,12 @@ class Machine:
     source: str
     free: int | None = None
     """This machine: bytes that are free now."""
+    cloud: str | None = None
+    """Where it is rented: lambda, aws, gcp; None where nothing here knows how."""
+    instance: str | None = None
+    """Its type there."""
+    sky: str | None = None
+    """Its chip's name in SkyPilot's catalogs."""
 
     @property
     def limit(self) -> int:
@@ -145,6 +151,9 @@ def _machine(name: str, given: dict[str, Any], chips: dict[str, Any]) -> Machine
         egress_usd_per_gb=float(given.get("egress_usd_per_gb") or 0),
         priced=given.get("priced"),
         source=str(given.get("source", "your own file")),
+        cloud=given.get("cloud"),
+        instance=given.get("instance"),
+        sky=chip.get("sky"),
     )
 
 

@@ -1,0 +1,255 @@
+"""What `shridhar-ft cloud` writes: structure, refusals, the shipped files, and the sbatch scripts run for real."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shridhar_ft.cli import run_command
+from shridhar_ft.cloud.target import CLOUDS
+from shridhar_ft.plan.machines import machines
+from shridhar_ft.shipped import ROOT
+
+TOKENS = ["--book-tokens", "450000", "--dialogue-tokens", "3000000"]
+SKY = os.environ.get("SHRIDHAR_FT_SKY_PYTHON")
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The checkout as working folder, without machines of this computer's user."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    machines.cache_clear()
+    return ROOT
+
+
+def written(folder: Path, cloud: str, *more: str) -> str:
+    arguments = ["cloud", "recipes/shridhar-gpt", "--to", cloud, *TOKENS, "-o", str(folder), *more]
+    assert run_command(arguments) == 0
+    [file] = [path for path in folder.iterdir() if not path.name.startswith("launch")]
+    return file.read_text(encoding="utf-8")
+
+
+def refused(capsys: pytest.CaptureFixture, *more: str) -> str:
+    capsys.readouterr()
+    assert run_command(["cloud", "recipes/shridhar-gpt", *TOKENS, *more]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said, "one sentence"
+    return said
+
+
+# ----------------------------------------------------------------------------------------------- the tasks
+
+
+@pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="a wheel is no checkout")
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_the_shipped_files_are_what_the_command_writes_today(root: Path, cloud: str, tmp_path: Path) -> None:
+    [shipped] = (root / "recipes/shridhar-gpt/cloud").glob(f"{cloud}.*")
+
+    def words(text: str) -> list[str]:  # comments break elsewhere where the folder's name is longer
+        held = re.sub(r"\n#  ", "", text).replace(f"{tmp_path}/", "recipes/shridhar-gpt/cloud/").split()
+        return [word for word in held if word not in ("-o", str(tmp_path))]
+
+    assert words(written(tmp_path, cloud)) == words(shipped.read_text(encoding="utf-8")), (
+        f"shridhar-ft cloud recipes/shridhar-gpt --to {cloud} {' '.join(TOKENS)}"
+    )
+
+
+@pytest.mark.parametrize("cloud", ["lambda", "aws", "gcp"])
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_task_has_what_it_takes(root: Path, cloud: str, nodes: int, tmp_path: Path) -> None:
+    task = yaml.safe_load(written(tmp_path, cloud, "--nodes", str(nodes)))
+    resources = task["resources"]
+    assert resources["infra"] == cloud and task["num_nodes"] == nodes
+    name, count = resources["accelerators"].split(":")
+    assert name in ("A100", "A100-80GB", "H100") and int(count) >= 1
+    assert resources["autostop"] == {"idle_minutes": 10, "down": True}
+    if cloud == "lambda":
+        assert not {"use_spot", "job_recovery", "instance_type", "disk_size"} & set(resources)
+    else:
+        assert resources["use_spot"] is True and resources["disk_size"] >= 128
+        assert resources["job_recovery"] == {"max_restarts_on_errors": 0, "recover_on_exit_codes": [75]}
+        [machine] = [found for found in machines().values() if found.instance == resources["instance_type"]]
+        assert machine.devices == int(count), "the instance is one of machines.yaml"
+    assert task["envs"] == {"BACKUP": None}, "asked for by SkyPilot before anything is rented"
+    assert task["file_mounts"]["~/shridhar-ft/data"] == "data"
+    assert re.search(r"uv pip install .*'\.\[books,cloud" + (",deepspeed" if nodes > 1 else "") + r"\]'", task["setup"])
+    *_, last = task["run"].strip().split("# Its own exit status is the task's.\n")
+    assert last.startswith("exec shridhar-ft run recipes/shridhar-gpt ") and 'train.backup="$BACKUP"' in last
+    config = "accelerate_configs/multi_node_zero3.yaml" if nodes > 1 else "accelerate_configs/ddp.yaml"
+    assert f"launch.config={config}" in last
+    assert ("SHRIDHAR_FT_HEAD" in task["run"]) == (nodes > 1)
+    for script in (task["setup"], task["run"]):
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_the_budget_counts_the_price_that_is_paid(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    spot, demand = (machines()["gcp-a2-ultragpu-8g"].spot, machines()["gcp-a2-ultragpu-8g"].usd_per_hour)
+    more = ["--machine", "gcp-a2-ultragpu-8g"]
+    assert f"budget.usd_per_hour={spot} " in written(tmp_path / "spot", "gcp", *more)
+    assert f"budget.usd_per_hour={demand} " in written(tmp_path / "demand", "gcp", *more, "--no-spot")
+    own = written(tmp_path / "own", "lambda", "budget.usd_per_hour=15")
+    assert "budget.usd_per_hour=15.0 " in own
+    assert "budget does not reach" in written(tmp_path / "small", "lambda", "budget.max_usd=1")
+    capsys.readouterr()
+    assert (
+        run_command(["cloud", "recipes/shridhar-gpt", "--to", "gcp", *TOKENS, *more, "--json", "-o", str(tmp_path)])
+        == 0
+    )
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["usd"] == pytest.approx(answer["hours"] * spot) and answer["priced"] == "2025-03-06"
+
+
+def test_another_number_of_devices_gets_its_config_and_keeps_the_step(root: Path, tmp_path: Path) -> None:
+    more = ["--machine", "gcp-a2-megagpu-16g", "train.gradient_accumulation=4"]
+    text = written(tmp_path, "gcp", *more)
+    [config] = tmp_path.glob("launch-*")
+    assert yaml.safe_load(config.read_text(encoding="utf-8"))["num_processes"] == 16
+    assert f"launch.config={config}" in text and "train.gradient_accumulation=2 " in text, "8 × 4 = 16 × 2 windows"
+
+
+def test_what_cannot_be_is_refused_in_one_sentence(root: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "no such cloud" in refused(capsys, "--to", "azure")
+    assert "rents no spot machines" in refused(capsys, "--to", "lambda", "--spot")
+    assert "lambda has no such machine; known: lambda-8xa100-80gb" in refused(
+        capsys, "--to", "lambda", "--machine", "aws-p4d.24xlarge"
+    )
+    assert "did you mean 'lambda-8xh100'" in refused(capsys, "--to", "lambda", "--machine", "lambda-8h100")
+    large = ["model.from_config.hidden_size=16384", "model.from_config.num_attention_heads=64"]
+    assert "GiB are missing" in refused(capsys, "--to", "lambda", *large)
+    assert "name a machine like those of your cluster" in refused(capsys, "--to", "slurm", "budget.machine=here")
+
+
+def test_it_starts_without_torch(root: Path, tmp_path: Path) -> None:
+    arguments = ["cloud", "recipes/shridhar-gpt", "--to", "aws", "-o", str(tmp_path)]
+    script = (
+        f"import sys; from shridhar_ft.cli import run_command; assert run_command({arguments}) == 0; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'datasets', 'accelerate')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not SKY, reason="SHRIDHAR_FT_SKY_PYTHON names no Python with SkyPilot (scripts/check_cloud.py)")
+def test_skypilot_itself_takes_the_tasks(root: Path, tmp_path: Path) -> None:
+    for cloud in ("lambda", "aws", "gcp"):
+        for nodes in ("1", "2"):
+            written(tmp_path / cloud / nodes, cloud, "--nodes", nodes)
+    files = [str(path) for path in tmp_path.glob("*/*/*.yaml")]
+    assert len(files) == 6
+    done = subprocess.run([str(SKY), "scripts/check_cloud.py", *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "6 of 6 right" in done.stdout, done.stdout + done.stderr
+
+
+# --------------------------------------------------------------------------------- the sbatch scripts, run
+
+# Twins of the commands that a job meets. srun starts one task a node, all on this machine.
+SRUN = """#!/bin/bash
+while [[ "$1" == --* ]]; do shift; done
+worst=0; tasks=()
+for node in $(seq 0 $(( SLURM_JOB_NUM_NODES - 1 ))); do SLURM_NODEID=$node "$@" & tasks+=($!); done
+for task in "${tasks[@]}"; do wait "$task"; status=$?; [ "$status" -gt "$worst" ] && worst=$status; done
+exit "$worst"
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then printf 'node1\\nnode2\\n'; else echo "$*" >> scontrol.log; fi
+"""
+TRAINER = """#!/bin/bash
+echo "node ${SHRIDHAR_FT_NODE:-alone} of ${SHRIDHAR_FT_HEAD:-none}: $*" >> run.log
+if [ -n "${UNTIL_SIGNAL:-}" ]; then
+  trap 'echo "node ${SHRIDHAR_FT_NODE:-alone}: TERM" >> run.log; touch stopped; exit 75' TERM
+  touch started; for _ in $(seq 300); do [ -f stopped ] && exit 75; sleep 0.1; done
+fi
+exit "$ENDS_WITH"
+"""
+
+
+@pytest.fixture(params=[1, 2], ids=["one node", "two nodes"])
+def job(request: pytest.FixtureRequest, root: Path, tmp_path: Path):
+    """A script and a folder where it can be run as Slurm would run it."""
+    nodes = str(request.param)
+    script = tmp_path / "script"
+    script.write_text(written(tmp_path / "files", "slurm", "--nodes", nodes), encoding="utf-8")
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("shridhar-ft", TRAINER)):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/activate").write_text("", encoding="utf-8")
+
+    def start(**more: str) -> subprocess.Popen[str]:
+        environment = {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+            "SLURM_JOB_ID": "42",
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_JOB_NUM_NODES": nodes,
+            **more,
+        }
+        return subprocess.Popen(["bash", str(script)], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+
+    return start, tmp_path, int(nodes)
+
+
+def requeued(folder: Path) -> list[str]:
+    log = folder / "scontrol.log"
+    return log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+
+
+def test_only_what_can_go_on_is_requeued(job) -> None:
+    start, folder, nodes = job
+    for status in (0, 75, 76, 1, 2, 65, 74, 137):
+        (folder / "scontrol.log").unlink(missing_ok=True)
+        (folder / "run.log").unlink(missing_ok=True)
+        ended = start(ENDS_WITH=str(status), SLURM_JOB_END_TIME=str(int(time.time()) + 5000))
+        ended.communicate(timeout=60)
+        assert ended.returncode == status
+        assert requeued(folder) == (["requeue 42"] if status == 75 else []), status
+        said = (folder / "run.log").read_text(encoding="utf-8").splitlines()
+        assert len(said) == nodes, "every machine runs the same command"
+        if nodes > 1:
+            assert sorted(line.split(":")[0] for line in said) == ["node 0 of node1", "node 1 of node1"]
+        seconds = int(re.search(r"train\.stop_after=(\d+)s", said[0]).group(1))  # type: ignore[union-attr]
+        assert 4000 < seconds <= 4100, "well before the limit"
+        assert "train.backup" not in said[0]
+    assert not list((folder / "runs").glob(".slurm-*") if (folder / "runs").is_dir() else [])
+
+
+@pytest.mark.parametrize("signal", ["TERM", "USR1"])
+def test_a_signal_reaches_one_process_once_and_the_job_is_requeued(job, signal: str) -> None:
+    start, folder, _ = job
+    running = start(ENDS_WITH="1", UNTIL_SIGNAL="1", BACKUP="s3://bucket/runs")
+    until = time.monotonic() + 60
+    while not (folder / "started").is_file() or not _knows_its_trainer(folder):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    subprocess.run(["kill", f"-{signal}", str(running.pid)], check=True)  # as B: does, to the script alone
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode == 75 and "asked to stop" in said
+    assert requeued(folder) == ["requeue 42"]
+    log = (folder / "run.log").read_text(encoding="utf-8")
+    assert log.count(": TERM") == 1 and "train.backup=s3://bucket/runs" in log
+
+
+def _knows_its_trainer(folder: Path) -> bool:
+    """Whether the script can pass a signal on: on several nodes it reads the process from a file."""
+    time.sleep(0.3)
+    return not (folder / "runs").is_dir() or any((folder / "runs").glob(".slurm-*/pid"))
+
+
+def test_a_job_that_cannot_begin_says_why(job) -> None:
+    start, folder, _ = job
+    short = start(ENDS_WITH="0", SLURM_JOB_END_TIME=str(int(time.time()) + 600))
+    short.communicate(timeout=60)
+    assert short.returncode == 2, "the limit leaves no time"
+    (folder / ".venv/bin/activate").unlink()
+    bare = start(ENDS_WITH="0")
+    bare.communicate(timeout=60)
+    assert bare.returncode == 2 and not (folder / "run.log").exists()
