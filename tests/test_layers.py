@@ -37,6 +37,7 @@ LAYERS = (
     {"entry", "chat", "web"},
     {"pretrain", "sft", "pipeline"},
     {"doctor"},
+    {"rehearse"},
     {"cli"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
