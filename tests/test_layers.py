@@ -32,7 +32,7 @@ LAYERS = (
     {"stages"},
     {"export"},
     {"api"},
-    {"generation"},
+    {"generation", "speed"},
     {"evaluation"},
     {"entry", "chat", "web"},
     {"pretrain", "sft", "pipeline"},

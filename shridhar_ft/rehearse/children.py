@@ -51,13 +51,14 @@ class Ended:
         return f"{own[-1] if own else (lines or ['it said nothing'])[-1]} ({self.log})"
 
 
-def run_child(arguments: Sequence[str], log: Path, watch: Watch | None = None) -> Ended:
+def run_child(arguments: Sequence[str], log: Path, watch: Watch | None = None, bound: float = BOUND) -> Ended:
     """Run `python -m` with these arguments to its end.
 
     Args:
         arguments: Module and its arguments.
         log: Where its standard output and standard error go.
         watch: Called again and again while it runs; may kill what belongs to it.
+        bound: Seconds after which it is ended, and counts as hung.
     """
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}  # what is not here is not downloaded
     with log.open("wb") as out:
@@ -69,7 +70,7 @@ def run_child(arguments: Sequence[str], log: Path, watch: Watch | None = None) -
             env=environment,
             start_new_session=True,  # Ctrl-C then reaches it through us
         )
-        child, until = Child(process, log), time.monotonic() + BOUND
+        child, until = Child(process, log), time.monotonic() + bound
         try:
             while process.poll() is None and time.monotonic() < until:
                 if watch is not None:

@@ -18,12 +18,13 @@ from shridhar_ft.rehearse.blocks import Block, blocks
 from shridhar_ft.rehearse.children import processor_seconds, run_child
 from shridhar_ft.rehearse.launching import stand_in
 from shridhar_ft.rehearse.making import MADE
-from shridhar_ft.rehearse.shrink import SUFFIX, Laptop, Made, Shrunk, shrink
+from shridhar_ft.rehearse.shrink import SUFFIX, Change, Laptop, Made, Shrunk, shrink
 from shridhar_ft.rehearse.steps import Failed, Step, Transcript, rehearse_run
 from shridhar_ft.rehearse.view import as_line, lines
 from shridhar_ft.runfolder import RUNS, Run, as_json, environment, read_json, run_folder, write_json, write_text
 
 RESULT = "rehearsal.json"
+READING = 600  # seconds after which the sample stands in for sources that were not read
 WORK = "rehearsal"  # below the run folder: recipes, small data, small base, logs
 
 
@@ -132,12 +133,14 @@ def _made(work: Path, step: Step) -> dict[str, Any]:
     Raises:
         Failed: Nothing came of it.
     """
-    ended = run_child(["shridhar_ft.rehearse.making", str(work / "real.yaml"), str(work)], work / "making.log")
+    arguments = ["shridhar_ft.rehearse.making", str(work / "real.yaml"), str(work)]
+    ended = run_child(arguments, work / "making.log", bound=READING)
     if ended.status not in (0, None) or not (work / MADE).is_file():
         raise Failed(ended.last_word)
     made = read_json(work / MADE)
     if ended.status is None:
-        made["unreadable"].append("data: reading the sources took too long for a rehearsal; the sample stands in")
+        made["unreadable"].append(f"data: not all sources were read within {READING} seconds")
+        made["replaced"].append("what was not read in time")
     about = made.get("base_about") or {}
     said = [f"the sample stands in for {', '.join(made['replaced'])}"] if made["replaced"] else []
     if about:
@@ -157,6 +160,7 @@ def _as_made(made: dict[str, Any], config: str, layout: Any) -> Made:  # noqa: A
         layout=layout,
         glossary=made.get("glossary"),
         rublimp=made.get("rublimp"),
+        cut=tuple(Change(key, real, here, "little text, in minutes") for key, real, here in made["cut"]),
         base=made["base"],
         extend=made["extend"],
     )

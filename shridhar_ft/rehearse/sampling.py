@@ -5,7 +5,8 @@ own reading, mapping and encoding have been tried by then.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from shridhar_ft.data.sources.dialogues import read_dialogues
 from shridhar_ft.data.sources.formats import row_files
 from shridhar_ft.data.sources.texts import read_texts
 from shridhar_ft.errors import UserError
+from shridhar_ft.paths import existing
 from shridhar_ft.shipped import shipped
 
 SAMPLE = "recipes/demo/data"
@@ -39,7 +41,7 @@ def sample(recipe: Recipe, folder: Path, tell: Callable[[Found], None]) -> None:
         folder: Where small data go.
         tell: Given what is known so far after each source: `data` (a recipe's data section), `long_text`, `others`,
             `works` and `long` (characters of each work, and of the long text), `missing`, `unreadable` (sentences),
-            `replaced` (keys that the bundled sample stands in for).
+            `replaced` (keys that the bundled sample stands in for), `cut` (key, what there is, what is read).
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = recipe.data
@@ -52,6 +54,7 @@ def sample(recipe: Recipe, folder: Path, tell: Callable[[Found], None]) -> None:
         "missing": [],
         "unreadable": [],
         "replaced": [],
+        "cut": [],
     }
     # The bundled sample first: what a slow source does not get to is then known to be replaced.
     if data.books is not None or data.texts:
@@ -60,37 +63,39 @@ def sample(recipe: Recipe, folder: Path, tell: Callable[[Found], None]) -> None:
         found["data"]["dialogues"] = [_own_dialogues()]
     tell(found)
     if data.books is not None:
-        books = _tried(found, "data.books", lambda: _books(data.books, data, folder / "books", found))
+        books = _tried(found, "data.books.paths", data.books.paths, lambda: _books(data, folder / "books", found))
         found["data"]["books"] = books or _own_books()
-    texts = [
-        made
-        for index, source in enumerate(data.texts)
-        if (made := _tried(found, f"data.texts.{index}", lambda s=source, i=index: _texts(s, i, folder)))
-    ]
+    texts = []
+    for index, text in enumerate(data.texts):
+        key = f"data.texts.{index}.paths"
+        if rows := _tried(found, key, text.paths, partial(_texts, text, index, folder, found)):
+            texts.append(rows)
     found["data"]["texts"] = texts
     if data.books is None and texts:
         found["data"]["books"] = None
     _long(recipe, folder, found)
     tell(found)
-    made_dialogues = []
+    read: list[Found] = []
     for index, source in enumerate(data.dialogues):
-        made = _tried(found, f"data.dialogues.{index}", lambda s=source, i=index: _dialogues(s, i, folder))
-        if made:
-            made_dialogues.append(made)
-            found["data"]["dialogues"] = made_dialogues
+        key = f"data.dialogues.{index}.paths"
+        if rows := _tried(found, key, source.paths, partial(_dialogues, source, index, folder, found)):
+            read.append(rows)
+            found["data"]["dialogues"] = read
             tell(found)
     tell(found)
 
 
-def _tried(found: Found, key: str, read: Callable[[], Found]) -> Found | None:
+def _tried(found: Found, key: str, paths: Sequence[str], read: Callable[[], Found]) -> Found | None:
     """A source's section; None where it cannot be read: then the sentence is kept, and the sample stands in."""
+    missing = [path for path in paths if existing(Path(), path) is None]
+    found["missing"] += [f"{key}: {path} does not exist; mend the path, or set it with {key}=…" for path in missing]
     try:
-        return read()
+        if not missing:
+            return read()
     except UserError as error:
-        gone = "does not exist" in str(error) or "holds no" in str(error)
-        found["missing" if gone else "unreadable"].append(str(error))
-        found["replaced"].append(key)
-        return None
+        found["unreadable"].append(str(error))
+    found["replaced"].append(key)
+    return None
 
 
 def _own_books() -> Found:
@@ -104,7 +109,8 @@ def _own_dialogues() -> Found:
 # ----------------------------------------------------------------------------------------------------- books
 
 
-def _books(books: Books | None, data: Data, folder: Path, found: Found) -> Found:
+def _books(data: Data, folder: Path, found: Found) -> Found:
+    books = data.books
     assert books is not None, "the caller asks"
     files = find_books(books.paths, "data.books.paths")
     sizes = [file.stat().st_size for file in files]
@@ -121,6 +127,8 @@ def _books(books: Books | None, data: Data, folder: Path, found: Found) -> Found
             return books.model_dump(mode="json")
     folder.mkdir(parents=True)
     each = max(LEAST, BOOKS // len(works))
+    all_of_it = sum(characters for _, characters in found["works"])
+    found["cut"].append(["data.books", f"{all_of_it:,} characters", f"{each:,} of each work"])
     for number, work in enumerate(works[: BOOKS // LEAST]):
         (folder / f"{number:03}.txt").write_text(_cut(work.text, each), encoding="utf-8")
     return Books(paths=[str(folder)], encoding="utf-8", author=books.author).model_dump(mode="json")
@@ -138,11 +146,11 @@ def _long(recipe: Recipe, folder: Path, found: Found) -> None:
     """The long text and other authors, cut; those that are not here are named."""
     long = None
     if recipe.eval.long_text:
-        long = _tried(found, "eval.long_text", lambda: _cut_all(recipe, recipe.eval.long_text, folder / "long"))
+        long = _read(recipe, "long_text", folder / "long", found)
         found["long"] = long["characters"] if long else None
         found["long_text"] = long["paths"] if long else [str(shipped(f"{SAMPLE}/long/dnevnik_lesnika.txt"))]
     if recipe.eval.others:
-        others = _tried(found, "eval.others", lambda: _cut_all(recipe, recipe.eval.others, folder / "others"))
+        others = _read(recipe, "others", folder / "others", found)
         found["others"] = others["paths"] if others else []
     for key in ("glossary", "rublimp"):
         value = getattr(recipe.eval, key)
@@ -152,11 +160,17 @@ def _long(recipe: Recipe, folder: Path, found: Found) -> None:
         found[key] = value
 
 
-def _cut_all(recipe: Recipe, paths: list[str], folder: Path) -> Found:
+def _read(recipe: Recipe, name: str, folder: Path, found: Found) -> Found | None:
+    """The texts under a key of `eval`, cut."""
+    paths: list[str] = getattr(recipe.eval, name)
+    return _tried(found, f"eval.{name}", paths, lambda: _cut_all(recipe, f"eval.{name}", paths, folder))
+
+
+def _cut_all(recipe: Recipe, key: str, paths: list[str], folder: Path) -> Found:
     check_encoding(recipe.eval.encoding, "eval")
     folder.mkdir(parents=True)
     characters = 0
-    for number, file in enumerate(find_books(paths, f"eval.{'long_text' if folder.name == 'long' else folder.name}")):
+    for number, file in enumerate(find_books(paths, key)):
         text = read_book(file, recipe.eval.encoding, "eval", mojibake_allowed=recipe.data.clean.mojibake).text
         characters += len(text)
         if number * LONG < BOOKS:
@@ -167,7 +181,7 @@ def _cut_all(recipe: Recipe, paths: list[str], folder: Path) -> Found:
 # ------------------------------------------------------------------------------------------------------ rows
 
 
-def _dialogues(source: Dialogues, index: int, folder: Path) -> Found:
+def _dialogues(source: Dialogues, index: int, folder: Path, found: Found) -> Found:
     key = f"data.dialogues.{index}"
     _check_here(source, key)
     small = sum(file.stat().st_size for file in row_files(source, key)) <= ROWS
@@ -176,6 +190,7 @@ def _dialogues(source: Dialogues, index: int, folder: Path) -> Found:
         for _ in read:
             pass
         return source.model_dump(mode="json")
+    found["cut"].append([key, "all of its rows", f"the first {CONVERSATIONS:,} conversations"])
     file = folder / f"dialogues_{index}.jsonl"
     with file.open("w", encoding="utf-8") as out:
         for dialogue in islice(read, CONVERSATIONS):
@@ -184,7 +199,7 @@ def _dialogues(source: Dialogues, index: int, folder: Path) -> Found:
     return Dialogues(paths=[str(file)]).model_dump(mode="json")
 
 
-def _texts(source: Texts, index: int, folder: Path) -> Found:
+def _texts(source: Texts, index: int, folder: Path, found: Found) -> Found:
     key = f"data.texts.{index}"
     _check_here(source, key)
     small = sum(file.stat().st_size for file in row_files(source, key)) <= ROWS
@@ -193,6 +208,7 @@ def _texts(source: Texts, index: int, folder: Path) -> Found:
         for _ in read:
             pass
         return source.model_dump(mode="json")
+    found["cut"].append([key, "all of its rows", f"{BOOKS:,} characters"])
     file, characters = folder / f"texts_{index}.jsonl", 0
     with file.open("w", encoding="utf-8") as out:
         for number, work in enumerate(read):

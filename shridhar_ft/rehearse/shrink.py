@@ -18,10 +18,10 @@ from shridhar_ft.rehearse.sizes import K_ROW, ROW, small_config
 
 SUFFIX = "-rehearsal"
 LONGEST = 2048  # tokens of the longest context
-SHORTEST = 8  # tokens of any
+SHORTEST = 64  # tokens of a context; of what has to be shorter than one, a half or a quarter of it
 EXCHANGE = 512  # tokens: exchanges of a dialogue do not shrink with the contexts
 VOCABULARY = 1024  # tokens: the bundled sample has merges for as many
-STEPS = (16, 12, 4)
+STEPS = (32, 16, 4)
 """Optimizer steps of the part that is killed, of the one that is stopped by a signal, and of each other part."""
 SAVE_EVERY = 4  # steps
 TOKENS_A_PASS, TOKENS_A_STEP = 16_384, 32_768
@@ -56,6 +56,8 @@ class Made:
     rublimp: str | None = None
     base: str | None = None
     """Folder of a small model of the base's architecture, where the recipe has a base."""
+    cut: tuple["Change", ...] = ()
+    """Sources of which only a part is read."""
     extend: str | None = None
     """Folder of the tokenizer that is extended, where the recipe names one that is here."""
 
@@ -117,7 +119,8 @@ def shrink(recipe: Recipe, laptop: Laptop, made: Made) -> Shrunk:
     if recipe.budget.max_usd is not None:
         raw["budget"]["max_usd"] = None
         small.untried.append("budget.max_usd: nothing is spent here, so it stops nothing.")
-    raw["launch"]["config"] = made.launch
+    raw["launch"]["config"] = _change(small, "launch.config", recipe.launch.config, made.launch, f"{made.layout} here")
+    small.changes += made.cut
     small.recipe = Recipe.model_validate(raw)
     return small
 
@@ -160,7 +163,7 @@ def _model(raw: dict[str, Any], recipe: Recipe, divisor: int, made: Made, small:
     if sparse:
         window = recipe.model.sparse.window
         model["sparse"]["window"] = _change(
-            small, "model.sparse.window", window, _shorter(window, divisor), "in proportion"
+            small, "model.sparse.window", window, _shorter(window, divisor, SHORTEST // 4), "in proportion"
         )
     if recipe.model.attention in ("flash", "flex"):
         model["attention"] = "auto"
@@ -170,8 +173,8 @@ def _model(raw: dict[str, Any], recipe: Recipe, divisor: int, made: Made, small:
 # ------------------------------------------------------------------------------------------------------ stages
 
 
-def _shorter(length: int, divisor: int) -> int:
-    return max(min(length, SHORTEST), length // divisor)
+def _shorter(length: int, divisor: int, least: int = SHORTEST) -> int:
+    return max(min(length, least), length // divisor)
 
 
 def _steps_of(number: int) -> int:
@@ -183,15 +186,15 @@ def _stage(recipe: Recipe, index: int, divisor: int, laptop: Laptop, layout: Lay
     stage, key = recipe.stages[index], f"stages.{index}"
     raw = stage.model_dump(mode="json")
 
-    def shorter(name: str, length: int) -> int:
-        return _change(small, f"{key}.{name}", length, _shorter(length, divisor), "in proportion")
+    def shorter(name: str, length: int, least: int = SHORTEST, below: int = 1 << 62) -> int:
+        here = min(_shorter(length, divisor, least), below - 1)  # rounding must not make two lengths equal
+        return _change(small, f"{key}.{name}", length, here, "in proportion")
 
     raw["context"] = shorter("context", stage.context)
     if stage.pose:
-        raw["pose"]["window"] = min(shorter("pose.window", stage.pose.window), raw["context"] - 1)
+        raw["pose"]["window"] = shorter("pose.window", stage.pose.window, SHORTEST // 2, raw["context"])
     if stage.replay:
-        window = raw["pose"]["window"] if stage.pose else raw["context"]
-        raw["replay"]["context"] = min(shorter("replay.context", stage.replay.context), window - 1)
+        raw["replay"]["context"] = shorter("replay.context", stage.replay.context, SHORTEST // 4, _window(raw))
     if stage.rope.original_context:
         raw["rope"]["original_context"] = shorter("rope.original_context", stage.rope.original_context)
     raw["gate"] = _change(small, f"{key}.gate", stage.gate, "tell", "the loss of so small a model means nothing")
@@ -224,13 +227,12 @@ def _limits(key: str, tuning: Tuning, number: int, small: Shrunk) -> dict[str, A
     """A few steps, whatever limited the part; saved and measured often enough to be stopped in the middle."""
     steps = _steps_of(number)
     real = {name: value for name in LIMITS if (value := getattr(tuning, name)) is not None} or {"max_epochs": 1}
-    _change(small, key, ", ".join(f"{name}: {value:g}" for name, value in real.items()), f"max_steps: {steps}", "")
-    return {
-        **dict.fromkeys(LIMITS),
-        "max_steps": steps,
-        "save_every": min(SAVE_EVERY, steps),
-        "evaluate_every": steps,
-    }
+    limits = ", ".join(f"{name}: {value:,g}" for name, value in real.items())
+    _change(small, f"{key}.max_steps", limits, steps, "minutes")
+    every = {"save_every": SAVE_EVERY, "evaluate_every": steps}
+    for name, value in every.items():
+        _change(small, f"{key}.{name}", getattr(tuning, name), value, "to be stopped in the middle")
+    return {**dict.fromkeys(LIMITS), "max_steps": steps, **every}
 
 
 def _batch(key: str, tuning: Tuning, window: int, small: Shrunk) -> dict[str, int]:
