@@ -4,7 +4,7 @@
 
 As llama-bench -d does: at a depth, tokens are read (--prefill) and then drawn one at a time (--decode). An engine is a
 kind of GGUF and a type of its key/value cache, or `transformers` (float32). The model is the plan's: 256 million random
-weights (speed does not depend on them). How a depth is filled without hours of prefill is in shridhar_ft/speed.py, by
+weights (speed does not depend on them). How a depth is filled without hours of prefill is in shridhar_ft/speed, by
 which `speed` of eval measures, too. Each measurement runs in a process of its own.
 On a machine that is busy with other work, take --threads 1 and the processor's time a token, which waits for nobody.
 """
@@ -22,7 +22,10 @@ from typing import Any
 import numpy as np
 
 from shridhar_ft.runfolder import environment, peak_rss_bytes
-from shridhar_ft.speed import SEED_TOKENS, Timed, TimedGguf, TimedTransformers, memory_rate, time_at
+from shridhar_ft.speed.bounds import memory_rate
+from shridhar_ft.speed.gguf import TimedGguf
+from shridhar_ft.speed.hf import TimedTransformers
+from shridhar_ft.speed.timing import SEED_TOKENS, Timed, time_at
 
 PLAN = {
     "vocab_size": 50_000,

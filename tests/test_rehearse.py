@@ -1,4 +1,4 @@
-"""Rehearsal: what shrinks keeps its proportions and is listed, the sample stands in loudly, stumbling blocks are named."""
+"""Rehearsal: what shrinks keeps its proportions and is listed, the sample stands in loudly, and blocks are named."""
 
 import json
 from pathlib import Path
@@ -18,8 +18,9 @@ from shridhar_ft.plan.shapes import shape_of
 from shridhar_ft.rehearse.blocks import blocks
 from shridhar_ft.rehearse.launching import stand_in
 from shridhar_ft.rehearse.sampling import Found, sample
-from shridhar_ft.rehearse.shrink import LONGEST, SHORTEST, SUFFIX, Laptop, Made, Shrunk, divisor_of, shrink
+from shridhar_ft.rehearse.shrink import LONGEST, SHORTEST, SUFFIX, divisor_of, shrink
 from shridhar_ft.rehearse.sizes import small_config
+from shridhar_ft.rehearse.small import Laptop, Made, Shrunk
 from shridhar_ft.runfolder import Run
 from shridhar_ft.shipped import shipped
 
@@ -285,7 +286,7 @@ def test_a_source_that_cannot_be_read_is_told_and_replaced(tmp_path: Path) -> No
 def found_blocks(recipe: Recipe, **made: Any) -> list[Any]:
     where = machine(recipe.budget.machine)
     run = Run(Path("runs/nothing"))
-    known = {"works": [], "long": None, "missing": [], "unreadable": [], "replaced": [], **made}
+    known = {"works": [], "long": None, "missing": [], "unreadable": [], "hub": [], "replaced": [], **made}
     return blocks(recipe, run, where, plan_recipe(recipe, run, where, books=450_000, dialogues=10_000), known)
 
 

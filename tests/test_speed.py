@@ -8,7 +8,9 @@ from transformers import Gemma3TextConfig, LlamaConfig
 from shridhar_ft.evaluation.measures import score
 from shridhar_ft.evaluation.speed import Settings, Speed
 from shridhar_ft.model.build import build_model
-from shridhar_ft.speed import SEED_TOKENS, TimedTransformers, memory_rate, time_at
+from shridhar_ft.speed.bounds import memory_rate
+from shridhar_ft.speed.hf import TimedTransformers
+from shridhar_ft.speed.timing import SEED_TOKENS, time_at
 
 SIZES = {
     "vocab_size": 300,

@@ -8,7 +8,7 @@ import numpy as np
 from shridhar_ft.errors import UserError
 from shridhar_ft.export.gguf_model import GgufModel
 from shridhar_ft.runfolder import file_hash
-from shridhar_ft.speed import TimedGguf
+from shridhar_ft.speed.gguf import TimedGguf
 from shridhar_ft.tokenizer import BOOK
 
 

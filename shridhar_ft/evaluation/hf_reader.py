@@ -16,7 +16,7 @@ from shridhar_ft.model.build import base_config, base_contents, load_model, stag
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.runfolder import Run, fingerprint, part_of
 from shridhar_ft.scoring import nats_of
-from shridhar_ft.speed import TimedTransformers
+from shridhar_ft.speed.hf import TimedTransformers
 from shridhar_ft.tokenizer import BOOK, encode_book, load_tokenizer
 from shridhar_ft.weights import Weights
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from shridhar_ft.speed import Timed
+from shridhar_ft.speed.timing import Timed
 
 
 class Reader(Protocol):

@@ -23,7 +23,8 @@ from shridhar_ft.evaluation.measures import Measure, Record, Score, ratio
 from shridhar_ft.evaluation.reader import Reader
 from shridhar_ft.evaluation.suite import Item
 from shridhar_ft.runfolder import fingerprint
-from shridhar_ft.speed import SEED_TOKENS, Timed, compute_rate, memory_rate, time_at
+from shridhar_ft.speed.bounds import compute_rate, memory_rate
+from shridhar_ft.speed.timing import SEED_TOKENS, Timed, time_at
 
 UNIT = "tokens a second"
 PROMISED = 10  # tokens a second, the lower end of the plan's 10 to 20

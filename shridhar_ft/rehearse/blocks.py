@@ -14,7 +14,6 @@ from shridhar_ft.config import Recipe
 from shridhar_ft.engines import FLASH, Engine
 from shridhar_ft.errors import UserError
 from shridhar_ft.plan.machines import HERE, Machine
-from shridhar_ft.plan.models import config_of
 from shridhar_ft.plan.plan import Plan
 from shridhar_ft.plan.steps import WORTH_REPEATING
 from shridhar_ft.plan.tokens import characters_per_token
@@ -65,7 +64,9 @@ def blocks(recipe: Recipe, run: Run, machine: Machine, plan: Plan | str, made: d
 
 def _files(made: dict[str, Any]) -> Iterator[Block]:
     for sentence in (*made["missing"], *made["unreadable"]):
-        yield Block("files", _ended(sentence), stops="the Hub" not in sentence)
+        yield Block("files", _ended(sentence), stops=True)
+    for key in made["hub"]:
+        yield Block("files", f"{key}: it lies on the Hub, and a rehearsal downloads nothing; it was not read.")
     if made["replaced"]:
         yield Block("files", f"the bundled sample stood in for {', '.join(made['replaced'])}.")
 
@@ -216,14 +217,6 @@ def _room(plan: Plan | str, machine: Machine) -> Iterator[Block]:
         yield Block("room", f"disk: the run writes {plan.disk / 1e9:,.1f} GB of {free / 1e9:,.1f} that there are.")
     elif free is None:
         yield Block("room", f"disk: ask for {plan.disk / 1e9:,.1f} GB and what the sources take.")
-
-
-def base_size(recipe: Recipe) -> str:
-    """Where the sizes of the base are known from; empty where they are not."""
-    try:
-        return config_of(recipe.model).source
-    except UserError:
-        return ""
 
 
 def _ended(sentence: str) -> str:

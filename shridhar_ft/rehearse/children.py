@@ -46,7 +46,7 @@ class Ended:
         lines = [line.strip() for line in self.text.splitlines() if line.strip()]
         own = [line.removeprefix("shridhar-ft: ") for line in lines if line.startswith("shridhar-ft: ")]
         if self.status is None:
-            return f"it did not end within {BOUND} seconds ({self.log})"
+            return f"it hung and was ended ({self.log})"
         own = [line for line in own if not line.startswith("to go on: ")]
         return f"{own[-1] if own else (lines or ['it said nothing'])[-1]} ({self.log})"
 

@@ -18,7 +18,8 @@ from shridhar_ft.rehearse.blocks import Block, blocks
 from shridhar_ft.rehearse.children import processor_seconds, run_child
 from shridhar_ft.rehearse.launching import stand_in
 from shridhar_ft.rehearse.making import MADE
-from shridhar_ft.rehearse.shrink import SUFFIX, Change, Laptop, Made, Shrunk, shrink
+from shridhar_ft.rehearse.shrink import SUFFIX, shrink
+from shridhar_ft.rehearse.small import Change, Laptop, Made, Shrunk
 from shridhar_ft.rehearse.steps import Failed, Step, Transcript, rehearse_run
 from shridhar_ft.rehearse.view import as_line, lines
 from shridhar_ft.runfolder import RUNS, Run, as_json, environment, read_json, run_folder, write_json, write_text

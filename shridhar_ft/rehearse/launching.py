@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shridhar_ft.config import Recipe
 from shridhar_ft.plan.layout import Layout, layout_of_config
-from shridhar_ft.rehearse.shrink import Laptop
+from shridhar_ft.rehearse.small import Laptop
 from shridhar_ft.shipped import shipped
 
 

@@ -39,9 +39,10 @@ def sample(recipe: Recipe, folder: Path, tell: Callable[[Found], None]) -> None:
     Args:
         recipe: The real recipe.
         folder: Where small data go.
-        tell: Given what is known so far after each source: `data` (a recipe's data section), `long_text`, `others`,
-            `works` and `long` (characters of each work, and of the long text), `missing`, `unreadable` (sentences),
-            `replaced` (keys that the bundled sample stands in for), `cut` (key, what there is, what is read).
+        tell: Given what is known so far after each source: `data` (a recipe's data section), `long_text`, `others`;
+            `works` and `long` (characters of each work, and of the long text); `missing` and `unreadable` (sentences);
+            `hub` and `replaced` (keys: not downloaded; the bundled sample stands in); `cut` (key, what there is, what
+            is read).
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = recipe.data
@@ -53,6 +54,7 @@ def sample(recipe: Recipe, folder: Path, tell: Callable[[Found], None]) -> None:
         "long": None,
         "missing": [],
         "unreadable": [],
+        "hub": [],
         "replaced": [],
         "cut": [],
     }
@@ -68,6 +70,8 @@ def sample(recipe: Recipe, folder: Path, tell: Callable[[Found], None]) -> None:
     texts = []
     for index, text in enumerate(data.texts):
         key = f"data.texts.{index}.paths"
+        if _on_the_hub(text, key, found):
+            continue
         if rows := _tried(found, key, text.paths, partial(_texts, text, index, folder, found)):
             texts.append(rows)
     found["data"]["texts"] = texts
@@ -78,6 +82,8 @@ def sample(recipe: Recipe, folder: Path, tell: Callable[[Found], None]) -> None:
     read: list[Found] = []
     for index, source in enumerate(data.dialogues):
         key = f"data.dialogues.{index}.paths"
+        if _on_the_hub(source, key, found):
+            continue
         if rows := _tried(found, key, source.paths, partial(_dialogues, source, index, folder, found)):
             read.append(rows)
             found["data"]["dialogues"] = read
@@ -96,6 +102,14 @@ def _tried(found: Found, key: str, paths: Sequence[str], read: Callable[[], Foun
         found["unreadable"].append(str(error))
     found["replaced"].append(key)
     return None
+
+
+def _on_the_hub(source: Rows, key: str, found: Found) -> bool:
+    """Whether a source would have to be downloaded; then it is only noted."""
+    if source.hub is not None:
+        found["hub"].append(key.replace(".paths", ".hub"))
+        found["replaced"].append(key.replace(".paths", ".hub"))
+    return source.hub is not None
 
 
 def _own_books() -> Found:
@@ -183,7 +197,6 @@ def _cut_all(recipe: Recipe, key: str, paths: list[str], folder: Path) -> Found:
 
 def _dialogues(source: Dialogues, index: int, folder: Path, found: Found) -> Found:
     key = f"data.dialogues.{index}"
-    _check_here(source, key)
     small = sum(file.stat().st_size for file in row_files(source, key)) <= ROWS
     read = read_dialogues(source, key, spill=folder)
     if small:
@@ -201,7 +214,6 @@ def _dialogues(source: Dialogues, index: int, folder: Path, found: Found) -> Fou
 
 def _texts(source: Texts, index: int, folder: Path, found: Found) -> Found:
     key = f"data.texts.{index}"
-    _check_here(source, key)
     small = sum(file.stat().st_size for file in row_files(source, key)) <= ROWS
     read = read_texts(source, key)
     if small:
@@ -218,9 +230,3 @@ def _texts(source: Texts, index: int, folder: Path, found: Found) -> Found:
             if characters > BOOKS:
                 break
     return Texts(paths=[str(file)], columns=Columns(title="title", author="author")).model_dump(mode="json")
-
-
-def _check_here(source: Rows, key: str) -> None:
-    """Refuse what would have to be downloaded."""
-    if source.hub is not None:
-        raise UserError(f"{key}: {source.hub} is a dataset on the Hub, and a rehearsal downloads nothing")
