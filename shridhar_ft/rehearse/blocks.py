@@ -141,11 +141,13 @@ def _launch(recipe: Recipe, machine: Machine) -> Iterator[Block]:
         yield Block("launch", f"launch.config: {trouble}.", stops=True)
     for refusal in engine.refusals(recipe):
         yield Block("launch", f"{refusal}.", stops=True)
-    if machine.kind == "cuda" and engine.processes % machine.devices:
+    there = machine.devices * engine.layout.nodes
+    if machine.kind == "cuda" and engine.processes != there:
+        end = "the processes cannot start" if engine.processes > there else "devices are paid for and idle"
         yield Block(
             "launch",
-            f"launch.config: it starts {engine.processes} processes and {machine.name} has {machine.devices} devices.",
-            stops=engine.processes > machine.devices,
+            f"launch.config: it starts {engine.processes} processes and {machine.name} has {there} devices: {end}.",
+            stops=engine.processes > there,
         )
 
 
