@@ -156,7 +156,8 @@ def _packages(recipe: Recipe, machine: Machine, made: dict[str, Any]) -> Iterato
     wanted: list[tuple[str, str, str, bool]] = []  # module, how to install it, what for, whether it stops without it
     cuda = machine.kind == "cuda"
     ways = [recipe.train, *([recipe.sft] if recipe.sft else [])]
-    levers = {lever for tuning in (*ways, *recipe.stages) if isinstance(tuning.memory, list) for lever in tuning.memory}
+    named = [*(way.memory for way in ways), *(stage.memory for stage in recipe.stages)]
+    levers = {lever for levers in named if isinstance(levers, list) for lever in levers}
     if cuda and recipe.model.attention in ("auto", "flash"):
         stops = recipe.model.attention == "flash"
         wanted.append(("flash_attn", "shridhar_ft[flash]", "packed windows at full speed (FlashAttention)", stops))

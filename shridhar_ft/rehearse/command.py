@@ -64,7 +64,7 @@ def rehearse(
             small = shrink(real, laptop, _as_made(made, launch.config, launch.layout))
             small.untried += launch.untried
             write_text(work / "recipe.yaml", dump_recipe(small.recipe))
-        if made["missing"]:
+        if made["replaced"]:
             say(f"! NOT YOUR DATA: the bundled sample stands in for {', '.join(made['replaced'])}")
         rehearse_run(work / "recipe.yaml", small.recipe, run, work, transcript)
     except Failed:

@@ -84,11 +84,11 @@ def _model(raw: dict[str, Any], recipe: Recipe, divisor: int, made: Made, small:
     if recipe.model.from_config is not None:
         row = K_ROW if set(recipe.export.gguf_kinds) & set(K_QUANTS) else ROW
         every = recipe.model.sparse.global_every if sparse else 0
-        own = dict(recipe.model.from_config)
-        made_small = small_config(own, divisor, every, row)
+        given = dict(recipe.model.from_config)
+        made_small = small_config(given, divisor, every, row)
         made_small.pop("vocab_size", None)  # it follows the tokenizer
         for key, value in made_small.items():
-            change(small, f"model.from_config.{key}", own.get(key), value, "a small model of the same build")
+            change(small, f"model.from_config.{key}", given.get(key), value, "a small model of the same build")
         model["from_config"] = made_small
     else:
         model["base"] = change(small, "model.base", recipe.model.base, made.base, "random weights of the same build")

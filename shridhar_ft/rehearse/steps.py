@@ -1,4 +1,4 @@
-"""The steps of a rehearsal, each with its time and what came of it; after a failure the rest is not reached.
+"""The steps of a rehearsal, each with its time and what came of it; the first that fails is the last.
 
 small data → run, killed in its first part → run again, stopped by SIGTERM in the next → run to the end → eval
 """
@@ -32,8 +32,7 @@ class Step:
     """One line of the transcript."""
 
     name: str
-    ok: bool | None = None
-    """None: not reached."""
+    ok: bool = False
     seconds: float | None = None
     """None for what was done within another step."""
     cpu_seconds: float | None = None
@@ -57,10 +56,10 @@ class Transcript:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
-        """Do one step; after a failure it is only noted as not reached.
+        """Do one step, and put it down however it ends.
 
         Raises:
-            Failed: It failed; everything after it is skipped.
+            Failed: It failed.
         """
         step = Step(name)
         began, used = time.monotonic(), processor_seconds()
@@ -68,7 +67,7 @@ class Transcript:
             yield step
             step.ok = True
         except Failed as why:
-            step.ok, step.why = False, str(why)
+            step.why = str(why)
             raise
         finally:
             step.seconds = round(time.monotonic() - began, 1)

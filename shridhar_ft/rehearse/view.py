@@ -6,7 +6,7 @@ from typing import Any
 
 from shridhar_ft.rehearse.steps import Step
 
-MARKS = {True: "✓", False: "✗", None: "–"}
+MARKS = {True: "✓", False: "✗"}
 KINDS = ("files", "base", "data", "launch", "packages", "plan", "room", "untried")
 
 

@@ -53,7 +53,7 @@ def _state(model: "GgufModel") -> np.ndarray:
     size = int(llama_cpp.llama_state_seq_get_size(model.llama.ctx, 0))
     buffer = (ctypes.c_uint8 * size)()
     assert llama_cpp.llama_state_seq_get_data(model.llama.ctx, buffer, size, 0) == size
-    return np.frombuffer(buffer, dtype=np.uint8)
+    return np.frombuffer(bytes(buffer), dtype=np.uint8)
 
 
 def fill(model: "GgufModel", state: np.ndarray, depth: int) -> int:
