@@ -280,6 +280,34 @@ def test_a_source_that_cannot_be_read_is_told_and_replaced(tmp_path: Path) -> No
     assert found["data"]["dialogues"][0]["paths"] == [TALKS]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["qwen3-8b", "llama3.1-8b", "gemma3-12b", "gemma3-270m", "yandexgpt5-lite-8b", "smollm2-32k"]
+)
+def test_each_base_of_ours_has_a_small_one_that_takes_its_stages(name: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from shridhar_ft.model.build import stage_config
+    from shridhar_ft.model.rope_formulas import kind_of, long_range_parameters
+    from shridhar_ft.rehearse.base import build_base
+    from shridhar_ft.tokenizer import load_tokenizer
+
+    recipe = load_recipe(name)
+    text = "Слово за слово, и разговор о терпении затянулся до утра; никто не спешил домой.\n" * 50
+    about = build_base(recipe, divisor_of(recipe), [text], tmp_path / "base")
+    assert about["config"] == "bases.yaml"
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    assert str(model.dtype) == "torch.bfloat16"
+    assert model.num_parameters() < 5_000_000
+    assert model.get_input_embeddings().weight.shape[0] >= len(load_tokenizer(tmp_path / "base"))
+    small = shrink(recipe, Laptop(), made_for(recipe, base=str(tmp_path / "base"))).recipe
+    for index, stage in enumerate(small.stages):
+        config, _ = stage_config(small, index, 1027)
+        kind = kind_of(long_range_parameters(config))
+        own = {"llama3.1-8b": "llama3", "gemma3-12b": "linear"}.get(name, "default")
+        assert kind == (stage.rope.type if stage.rope.type != "none" else own)
+
+
 # ------------------------------------------------------------------------------------------------------- blocks
 
 

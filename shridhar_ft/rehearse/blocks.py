@@ -53,7 +53,7 @@ def blocks(recipe: Recipe, run: Run, machine: Machine, plan: Plan | str, made: d
         *_data(recipe, made),
         *_launch(recipe, machine),
         *_packages(recipe, machine, made),
-        *_plan(plan, run),
+        *_plan(plan, run, bool(made["missing"])),
         *_room(plan, machine),
     ]
     return sorted(found, key=lambda block: not block.stops)
@@ -92,6 +92,8 @@ def _data(recipe: Recipe, made: dict[str, Any]) -> Iterator[Block]:
     works = {name: int(characters / each) for name, characters in made["works"]}
     total = int(sum(works.values()) * recipe.data.split.train)
     longest = max(works.values(), default=0)
+    if recipe.stages and not works:
+        yield Block("data", "the books were not read, so nobody can tell whether they suffice for the stages.")
     for index, stage in enumerate(recipe.stages if works else ()):
         key = f"stages.{index}.context"
         if total < stage.context:
@@ -194,13 +196,16 @@ def _packages(recipe: Recipe, machine: Machine, made: dict[str, Any]) -> Iterato
 # -------------------------------------------------------------------------------------------------- plan, room
 
 
-def _plan(plan: Plan | str, run: Run) -> Iterator[Block]:
+def _plan(plan: Plan | str, run: Run, missing: bool) -> Iterator[Block]:
+    """The plan's verdicts; of data that are missing, and named above, it cannot tell anything."""
     if isinstance(plan, str):
         yield Block("plan", _ended(plan))
         return
     for note in plan.notes:
         yield Block("plan", note)
     for sentence in verdicts(Again(plan, run)):
+        if missing and "nobody can tell" in sentence:
+            continue
         stops = "does not fit" in sentence or sentence.startswith("budget:")
         many = f"beyond about {WORTH_REPEATING}" in sentence
         yield Block("plan" if not many else "data", sentence, stops)
