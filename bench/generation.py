@@ -4,22 +4,17 @@
 
 As llama-bench -d does: at a depth, tokens are read (--prefill) and then drawn one at a time (--decode). An engine is a
 kind of GGUF and a type of its key/value cache, or `transformers` (float32). The model is the plan's: 256 million random
-weights (speed does not depend on them). A depth is not read: the first tokens' keys and values are repeated until it is
-full, which costs what a true text would, and spares hours of prefill. Each measurement runs in a process of its own.
+weights (speed does not depend on them). How a depth is filled without hours of prefill is in shridhar_ft/speed, by
+which `speed` of eval measures, too. Each measurement runs in a process of its own.
 On a machine that is busy with other work, take --threads 1 and the processor's time a token, which waits for nobody.
 """
 
 import argparse
-import inspect
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +22,10 @@ from typing import Any
 import numpy as np
 
 from shridhar_ft.runfolder import environment, peak_rss_bytes
+from shridhar_ft.speed.bounds import memory_rate
+from shridhar_ft.speed.gguf import TimedGguf
+from shridhar_ft.speed.hf import TimedTransformers
+from shridhar_ft.speed.timing import SEED_TOKENS, Timed, time_at
 
 PLAN = {
     "vocab_size": 50_000,
@@ -38,7 +37,6 @@ PLAN = {
     "tie_word_embeddings": True,
     "max_position_embeddings": 110_592,
 }
-SEED_TOKENS = 512  # tokens whose keys and values fill a depth
 
 
 def build(folder: Path, kinds: set[str]) -> None:
@@ -60,22 +58,6 @@ def build(folder: Path, kinds: set[str]) -> None:
         write_gguf(folder / "model", folder / f"{kind}.gguf", kind, "plan")
 
 
-def bandwidth() -> float:
-    """Bytes a second that all cores together read from memory: the best of three sums over a gigabyte."""
-    cores = os.cpu_count() or 1
-    parts = [np.ones(1 << 27, dtype=np.float64) for _ in range(cores)]
-    best = 0.0
-    for _ in range(3):
-        threads = [threading.Thread(target=part.sum) for part in parts]
-        started = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        best = max(best, sum(part.nbytes for part in parts) / (time.perf_counter() - started))
-    return best
-
-
 # -------------------------------------------------------------------------------------------------- engines
 
 
@@ -95,124 +77,35 @@ def gguf(folder: Path, cell: Cell) -> dict[str, Any]:
     from shridhar_ft.export.gguf_model import GgufModel
 
     kind, cache = cell.engine.split(":")
-    model = GgufModel(folder / f"{kind}.gguf", cell.depth + SEED_TOKENS + cell.decode + 8, cache, cell.threads)
-    ids = np.random.default_rng(0).integers(5, PLAN["vocab_size"], SEED_TOKENS).astype(np.int32)
-    none, last = np.zeros(SEED_TOKENS, dtype=bool), np.ones(1, dtype=bool)
-    model.decode(ids, 0, none)  # warms up, too
-    per_token = fill(model, cell.depth) if cell.depth else state_bytes(model) // SEED_TOKENS
-    if not cell.depth:
-        model.clear()
-    timer = Timer()
-    with timer.prefill():
-        model.decode(ids[: cell.prefill], cell.depth, none[: cell.prefill])
-    for step in range(cell.decode):
-        with timer.decode():
-            model.decode(ids[step : step + 1], cell.depth + cell.prefill + step, last)
-    return timer.figures(cell, (folder / f"{kind}.gguf").stat().st_size, per_token)
-
-
-def state_bytes(model: Any) -> int:  # noqa: ANN401
-    """Bytes of the keys and values that are held."""
-    import llama_cpp
-
-    return int(llama_cpp.llama_state_seq_get_size(model.llama.ctx, 0))
-
-
-def fill(model: Any, depth: int) -> int:  # noqa: ANN401
-    """Repeat the cells that are held until the depth is full; returns bytes a token.
-
-    The state is llama.cpp's own format (llama_kv_cache::state_write): magic, sequence, streams, cells; position, number
-    of sequences and sequence of each cell; then type, row size and rows of the keys of each layer, and of the values.
-    """
-    import ctypes
-
-    import llama_cpp
-
-    size = state_bytes(model)
-    buffer = (ctypes.c_uint8 * size)()
-    assert llama_cpp.llama_state_seq_get_data(model.llama.ctx, buffer, size, 0) == size
-    state = np.frombuffer(buffer, dtype=np.uint8)
-    head = state[:16].view(np.uint32)
-    assert head[2] == 1 and head[3] == SEED_TOKENS, "one stream with the cells that were read"
-    cells = np.zeros((depth, 3), dtype=np.int32)
-    cells[:, 0], cells[:, 1] = np.arange(depth), 1
-    pieces = [state[:12], np.array([depth], np.uint32).view(np.uint8), cells.reshape(-1).view(np.uint8)]
-    at = 16 + SEED_TOKENS * 12
-    transposed, layers = state[at : at + 8].view(np.uint32)
-    assert not transposed
-    pieces.append(state[at : at + 8])
-    at += 8
-    for _ in range(2 * int(layers)):
-        row = int(state[at + 4 : at + 12].view(np.uint64)[0])
-        rows = state[at + 12 : at + 12 + row * SEED_TOKENS].reshape(SEED_TOKENS, row)
-        pieces += [state[at : at + 12], np.resize(rows, (depth, row)).reshape(-1)]
-        at += 12 + row * SEED_TOKENS
-    assert at == size
-    whole = np.concatenate(pieces)
-    pointer = whole.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-    model.clear()
-    assert llama_cpp.llama_state_seq_set_data(model.llama.ctx, pointer, len(whole), 0) == len(whole)
-    return len(whole) // depth
+    window = cell.depth + SEED_TOKENS + cell.decode + 8
+    return figures(cell, TimedGguf(GgufModel(folder / f"{kind}.gguf", window, cache, cell.threads)))
 
 
 def by_transformers(folder: Path, cell: Cell) -> dict[str, Any]:
     """One depth of transformers, in float32."""
     import torch
-    from transformers import AutoModelForCausalLM, DynamicCache
+    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(cell.threads)
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-    head = PLAN["hidden_size"] // PLAN["num_attention_heads"]
-    cache = DynamicCache(config=model.config)
-    ids = torch.randint(5, PLAN["vocab_size"], (1, SEED_TOKENS))
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    timer = Timer()
-    with torch.inference_mode():
-        model(ids[:, :16], use_cache=False, logits_to_keep=1)  # warms up
-        for layer in range(PLAN["num_hidden_layers"] if cell.depth else 0):
-            cache.update(*(torch.randn(1, PLAN["num_key_value_heads"], cell.depth, head) for _ in range(2)), layer)
-        with timer.prefill():
-            model(ids[:, : cell.prefill], **{name: cache}, use_cache=True, logits_to_keep=1)
-        for step in range(cell.decode):
-            with timer.decode():
-                model(ids[:, step : step + 1], **{name: cache}, use_cache=True, logits_to_keep=1)
-    per_token = 2 * PLAN["num_hidden_layers"] * PLAN["num_key_value_heads"] * head * 4
-    return timer.figures(cell, model.num_parameters() * 4, per_token)
+    return figures(cell, TimedTransformers(model.eval()))
 
 
-class Timer:
-    """Wall and processor time of prefill and of each decoded token."""
-
-    def __init__(self) -> None:
-        self.read = (0.0, 0.0)
-        self.drawn: list[tuple[float, float]] = []
-
-    @contextmanager
-    def _timed(self, keep: Callable[[tuple[float, float]], None]) -> Iterator[None]:
-        before = time.perf_counter(), time.process_time()
-        yield
-        keep((time.perf_counter() - before[0], time.process_time() - before[1]))
-
-    def prefill(self) -> AbstractContextManager[None]:
-        return self._timed(lambda took: setattr(self, "read", took))
-
-    def decode(self) -> AbstractContextManager[None]:
-        return self._timed(self.drawn.append)
-
-    def figures(self, cell: Cell, weights: int, per_token: int) -> dict[str, Any]:
-        """Tokens a second, and the bytes that a decoded token has to read."""
-        wall, processor = (np.array(times) for times in zip(*self.drawn, strict=True))
-        return {
-            **asdict(cell),
-            "prefill_tokens_per_second": round(cell.prefill / self.read[0], 1),
-            "prefill_cpu_seconds_per_token": round(self.read[1] / cell.prefill, 6),
-            "decode_tokens_per_second": round(1 / float(np.median(wall)), 2),
-            "decode_cpu_seconds_per_token": round(float(np.median(processor)), 6),
-            "weights_bytes": weights,
-            "cache_bytes_per_token": per_token,
-            "bytes_read_per_token": weights + per_token * cell.depth,
-            "peak_rss_bytes": peak_rss_bytes(),
-        }
+def figures(cell: Cell, timed: Timed) -> dict[str, Any]:
+    """Tokens a second, and the bytes that a decoded token has to read."""
+    found = time_at(timed, cell.depth, cell.prefill, cell.decode)
+    wall, processor = (np.array(times) for times in zip(*found.drawn, strict=True))
+    return {
+        **asdict(cell),
+        "prefill_tokens_per_second": round(cell.prefill / found.read[0], 1),
+        "prefill_cpu_seconds_per_token": round(found.read[1] / cell.prefill, 6),
+        "decode_tokens_per_second": round(1 / float(np.median(wall)), 2),
+        "decode_cpu_seconds_per_token": round(float(np.median(processor)), 6),
+        "weights_bytes": timed.weights,
+        "cache_bytes_per_token": found.bytes_per_token,
+        "bytes_read_per_token": timed.weights + found.bytes_per_token * cell.depth,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
 
 
 def main() -> None:
@@ -230,7 +123,7 @@ def main() -> None:
         cell = Cell(**json.loads(given.one[1]))
         print(json.dumps((by_transformers if cell.engine == "transformers" else gguf)(Path(given.one[0]), cell)))
         return
-    speed = bandwidth()
+    speed = memory_rate()
     print(f"memory: {speed / 1e9:.1f} GB/s read by {os.cpu_count()} cores\n", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

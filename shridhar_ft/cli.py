@@ -337,6 +337,25 @@ def cloud(
     answer(as_json, *write(recipe, overrides or [], wish, [*made_by, *(overrides or [])]))
 
 
+@app.command(epilog="Example: shridhar-ft rehearse recipes/shridhar-gpt")
+def rehearse(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the rehearsal's run folder there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the recipe small, through kill, stop and resume to the eval, and list what the real run would stumble over.
+
+    Exit status 0 where every step passed, or 1; what the real run would stumble over is listed either way.
+    """
+    from shridhar_ft.rehearse.command import rehearse as rehearse_it
+
+    found, lines = rehearse_it(recipe, overrides or [], say, keep)
+    answer(as_json, found, lines)
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
 def _counted_with_torch(recipe: Any, vocabulary: int | None) -> Any:  # noqa: ANN401
     """The shape of a model that no formula knows."""
     from shridhar_ft.model.build import base_config

@@ -219,7 +219,7 @@ def _launch(
     def pass_on(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        training = _training_processes(child.pid)
+        training = training_processes(child.pid)
         for process in training:
             process.send_signal(number)
         if not training:  # accelerate itself is still starting
@@ -260,7 +260,7 @@ def _processes(engine: Engine, automatic: bool) -> int:
     return engine.processes
 
 
-def _training_processes(launcher: int) -> list[psutil.Process]:
+def training_processes(launcher: int) -> list[psutil.Process]:
     """The processes that train: those below the launcher that have no children of ours themselves."""
     try:
         below = psutil.Process(launcher).children(recursive=True)

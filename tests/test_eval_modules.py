@@ -19,7 +19,7 @@ def load(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_there_are_metrics() -> None:
-    assert len(METRICS) == 8
+    assert len(METRICS) == 9
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -43,6 +43,9 @@ def test_their_numbers(load) -> None:
     assert gain["context_gain"] == pytest.approx(0.5)
     said = load("dialogue").compute(predictions=["да да да да да да", "yes"], references=["да, это так", "нет"])
     assert said["language"] == 0.5
+    speed = load("speed").compute(predictions=[1.0, 3.0], references=[16, 16])
+    assert speed["tokens_per_second"] == pytest.approx(8)
+    assert speed["low"] <= 8 <= speed["high"]
     losses = load("loss_by_position").compute(predictions=[2.0, 1.0, 2.0, 1.0], references=[1, 2, 1, 3], buckets=2)
     assert [row["loss"] for row in losses["by_position"]] == [2.0, 1.0]
 

@@ -33,11 +33,12 @@ LAYERS = (
     {"stages"},
     {"export"},
     {"api"},
-    {"generation"},
+    {"generation", "speed"},
     {"evaluation"},
     {"entry", "chat", "web", "samples"},
     {"pretrain", "sft", "pipeline"},
     {"doctor"},
+    {"rehearse"},
     {"cli"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

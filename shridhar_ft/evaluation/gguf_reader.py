@@ -8,6 +8,7 @@ import numpy as np
 from shridhar_ft.errors import UserError
 from shridhar_ft.export.gguf_model import GgufModel
 from shridhar_ft.runfolder import file_hash
+from shridhar_ft.speed.gguf import TimedGguf
 from shridhar_ft.tokenizer import BOOK
 
 
@@ -100,6 +101,10 @@ class GgufReader:
     ) -> list[list[int]]:
         draw = np.random.default_rng(seed)
         return [self._sampled(prompt, tokens, temperature, top_p, draw) for prompt in prompts]
+
+    def timed(self) -> TimedGguf:
+        self._read = []
+        return TimedGguf(self.model)
 
     def _sampled(
         self, prompt: Sequence[int], tokens: int, temperature: float, top_p: float, draw: np.random.Generator

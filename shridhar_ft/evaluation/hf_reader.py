@@ -16,6 +16,7 @@ from shridhar_ft.model.build import base_config, base_contents, load_model, stag
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.runfolder import Run, fingerprint, part_of
 from shridhar_ft.scoring import nats_of
+from shridhar_ft.speed.hf import TimedTransformers
 from shridhar_ft.tokenizer import BOOK, encode_book, load_tokenizer
 from shridhar_ft.weights import Weights
 
@@ -130,6 +131,9 @@ class HfReader:
                 repetition_penalty=1.0,
             )
         return [row[ids.shape[1] :].tolist() for row in whole]
+
+    def timed(self) -> TimedTransformers:
+        return TimedTransformers(self.model)
 
     def _forward(self, ids: "torch.Tensor", cache: Any, keep: int) -> "torch.Tensor":  # noqa: ANN401
         output = self.model(ids, **{self._cache_name: cache}, use_cache=True, logits_to_keep=keep)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from shridhar_ft.speed.timing import Timed
+
 
 class Reader(Protocol):
     """A model that is measured."""
@@ -57,4 +59,11 @@ class Reader(Protocol):
             temperature: What the logits are divided by.
             top_p: Only the likeliest tokens that together have this probability are drawn.
             seed: Of the draw.
+        """
+
+    def timed(self) -> Timed:
+        """The model as its speed is measured; what was read before is forgotten.
+
+        Raises:
+            UserError: Its cache is of a kind that cannot be filled.
         """

@@ -26,6 +26,7 @@ TASKS = {
     "style_acceptance": "shridhar_ft.evaluation.style",
     "term_cloze": "shridhar_ft.evaluation.term_cloze",
     "dialogue": "shridhar_ft.evaluation.dialogue",
+    "speed": "shridhar_ft.evaluation.speed",
 }
 """Module of each task; it is imported only when a suite names it."""
 

@@ -1,0 +1,1 @@
+"""How fast a model reads and says, for the generation bench and for eval."""
