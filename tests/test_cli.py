@@ -26,6 +26,10 @@ COMMANDS = [
     ["export"],
     ["eval"],
     ["report"],
+    ["status"],
+    ["pull"],
+    ["cloud"],
+    ["rehearse"],
     ["chat"],
 ]
 
