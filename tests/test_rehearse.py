@@ -82,7 +82,11 @@ def recipes(draw: Any) -> Recipe:
                     "attention_dropout": 0.1,
                 }
             },
-            "train": draw(ways),
+            "train": {
+                **draw(ways),
+                "backup": draw(st.none() | st.just("s3://b/r")),
+                "notify": draw(st.none() | st.just("true")),
+            },
             "stages": stages,
             "sft": sft,
             "eval": {"long_text": ["long.txt"], "max_windows": draw(st.integers(1, 8))},
@@ -160,6 +164,8 @@ def test_a_shrunk_recipe_keeps_what_is_done_and_lists_what_is_less(recipe: Recip
         assert here.method == there.method or not laptop.bitsandbytes
         assert here.memory == "auto" or set(here.memory) <= set(there.memory)
     assert not little.export.push_to_hub
+    assert little.train.backup is None, "the real run's bucket is not a rehearsal's"
+    assert little.train.notify is None
     assert little.budget.max_usd is None
     assert set(little.export.gguf) <= set(recipe.export.gguf)
 

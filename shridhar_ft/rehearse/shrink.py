@@ -19,6 +19,13 @@ LONGEST = 2048  # tokens of the longest context
 SHORTEST = 64  # tokens of a context; of what has to be shorter than one, a half or a quarter of it
 EXCHANGE = 512  # tokens: exchanges of a dialogue do not shrink with the contexts
 VOCABULARY = 1024  # tokens: the bundled sample has merges for as many
+OUTWARD = {
+    ("budget", "max_usd"): "nothing is spent here, so it stops nothing",
+    ("export", "push_to_hub"): "a rehearsal sends no model anywhere",
+    ("train", "backup"): "a rehearsal puts no checkpoints where the real run's will lie",
+    ("train", "notify"): "a rehearsal tells nobody of its stages and stops",
+}
+"""Settings that reach beyond this machine, and why they are not tried."""
 K_QUANTS = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
 
 
@@ -56,9 +63,10 @@ def shrink(recipe: Recipe, laptop: Laptop, made: Made) -> Shrunk:
     raw["train"] |= dict.fromkeys(LIMITS)
     _eval(raw["eval"], recipe, divisor, made, small)
     _export(raw["export"], recipe, laptop, small)
-    if recipe.budget.max_usd is not None:
-        raw["budget"]["max_usd"] = None
-        small.untried.append("budget.max_usd: nothing is spent here, so it stops nothing.")
+    for (section, key), why in OUTWARD.items():
+        if raw[section][key] is not None:
+            raw[section][key] = None
+            small.untried.append(f"{section}.{key}: {why}.")
     raw["launch"]["config"] = change(small, "launch.config", recipe.launch.config, made.launch, f"{made.layout} here")
     small.changes += made.cut
     small.recipe = Recipe.model_validate(raw)
@@ -192,6 +200,3 @@ def _export(raw: dict[str, Any], recipe: Recipe, laptop: Laptop, small: Shrunk) 
         small.untried.append(f"export.gguf: {', '.join(lost)} needs {package}, which is not installed here.")
     raw["gguf"] = kept
     raw["ollama"] = recipe.export.ollama and bool(kept)
-    if recipe.export.push_to_hub is not None:
-        raw["push_to_hub"] = None
-        small.untried.append(f"export.push_to_hub: nothing is sent to {recipe.export.push_to_hub} in a rehearsal.")
