@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import shridhar_ft.spending as spending
+from shridhar_ft.backup.contents import small_files
 from shridhar_ft.config import load_recipe
 from shridhar_ft.entry import main
 from shridhar_ft.errors import BudgetSpent, UserError
@@ -44,6 +45,7 @@ def test_sessions_add_up_and_machines_multiply(tmp_path: Path, monkeypatch: pyte
         now.keep(at_once=True)
         now.keep(at_once=True)  # the same session once more is the same hour
     assert json.loads((tmp_path / spending.FILE).read_text())["usd"] == 40
+    assert spending.FILE in small_files(tmp_path), "a machine that takes the place of another knows what was spent"
     monkeypatch.setattr(spending, "_session", lambda: "c")
     third = of(settings, tmp_path)
     assert third.over and "$60.00 of the $50.00 of budget.max_usd" in third.sentence()

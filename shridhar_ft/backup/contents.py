@@ -26,7 +26,7 @@ ARCHIVE = "run.zip"
 IDENTITY = "backup.json"  # in the run folder: which run in the backup it is
 WEIGHTS = ("model", "adapter")
 SMALL = (
-    *("recipe.yaml", "environment.json", "status.json", "live.json", IDENTITY),
+    *("recipe.yaml", "environment.json", "status.json", "live.json", "spending.json", IDENTITY),
     *("data/receipts/*.json", "export/certificate.json"),
 )
 SMALL_OF_PART = (PART, "metrics.jsonl", "spent.json", "means.json", "before.json", "receipts/*.json")
