@@ -16,7 +16,7 @@ from shridhar_ft.plan.machines import HERE, machines
 from shridhar_ft.runfolder import PART, read_json, write_json
 
 LIVE = "live.json"
-EVERY = 5.0  # seconds between two writes: one takes less than a millisecond
+EVERY = 5.0  # seconds between two writes: one takes a millisecond or two
 
 
 def read_live(root: Path) -> dict[str, Any] | None:
