@@ -95,6 +95,16 @@ def losses(measured: dict[str, Any]) -> dict[str, float | None]:
     return {"validation": None, **{name: found["loss"] for name, found in measured.items()}}
 
 
+def said(measured: dict[str, Any]) -> str:
+    """Losses and context gains in a line."""
+    parts = [f"{name} loss {value:.4f}" for name, value in losses(measured).items() if value is not None]
+    for name, found in measured.items():
+        if gain := found.get("context_gain"):
+            error = f" ± {gain['standard_error']:.4f}" if gain["standard_error"] is not None else ""
+            parts.append(f"context gain {gain['gain']:+.4f}{error} on {name}")
+    return ", ".join(parts)
+
+
 def gate(
     before: dict[str, Any], after: dict[str, Any], context: int, mode: Literal["stop", "tell"]
 ) -> tuple[dict[str, Any], dict[str, Any], bool] | None:

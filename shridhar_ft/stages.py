@@ -22,6 +22,7 @@ from shridhar_ft.errors import UserError
 from shridhar_ft.guarded import ROWS_READ
 from shridhar_ft.model.build import base_config, base_contents, build_model, stage_config
 from shridhar_ft.model.rope import original_context, stage_rope
+from shridhar_ft.part import TrainingPart
 from shridhar_ft.plan.levers import INEXACT
 from shridhar_ft.preparation import window_of_sft
 from shridhar_ft.receipts import write_receipt
@@ -40,9 +41,10 @@ from shridhar_ft.runfolder import (
 )
 from shridhar_ft.starting import Origin
 from shridhar_ft.tokenizer import END
-from shridhar_ft.training import NOT_IN_THE_WEIGHTS, TrainingPart
 from shridhar_ft.weights import Weights
 
+# Settings that change no number of the weights. `memory` is among them but for the levers that do (INEXACT).
+NOT_IN_THE_WEIGHTS = {"log_every", "evaluate_every", "save_every", "keep_checkpoints", "memory", "memory_limit"}
 KERNELS = {"attention", "sparse"}  # which kernel attends changes no weight; which tokens see one another does
 
 if TYPE_CHECKING:

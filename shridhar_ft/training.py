@@ -6,117 +6,60 @@
 What differs between the two entries is in their `TrainingPart`: which documents, which windows, which weights.
 """
 
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import TrainerState
 
-from shridhar_ft.adapter_base import AdapterBase
 from shridhar_ft.arguments import arguments
 from shridhar_ft.callbacks import Metrics, StopAtPlateau, StopVote, at_plateau
 from shridhar_ft.checkpoint import step_of, whole
 from shridhar_ft.config import Recipe
 from shridhar_ft.config_training import Tuning
-from shridhar_ft.data.split import SPLITS, SplitName
-from shridhar_ft.data.windows import Encoded, Layout, load_windows, save_windows
 from shridhar_ft.documents import long_text
 from shridhar_ft.engines import Engine
-from shridhar_ft.errors import BudgetSpent, Resumable, UserError
-from shridhar_ft.guarded import ROWS_READ
-from shridhar_ft.measuring import gate, losses, measure
-from shridhar_ft.model.build import safetensors_hash
+from shridhar_ft.errors import BudgetSpent, Resumable
+from shridhar_ft.handover import Trained, hand_over, measured_with
+from shridhar_ft.measuring import measure, said
 from shridhar_ft.model.isolation import probe_isolation
 from shridhar_ft.model.memory import give_back_freed_memory
-from shridhar_ft.model.quantized import Quantization
-from shridhar_ft.model.rope_receipt import check_rope, check_written_rope
 from shridhar_ft.monitoring.board import Board
-from shridhar_ft.monitoring.live import Live, price
-from shridhar_ft.monitoring.notify import notify_part
+from shridhar_ft.monitoring.live import Live
 from shridhar_ft.out_of_memory import memory_errors
+from shridhar_ft.part import Spent, TrainingPart
+from shridhar_ft.part_windows import make_windows
 from shridhar_ft.plan.layout import layout_here
 from shridhar_ft.plan.steps import schedule
-from shridhar_ft.plan_receipt import StepFigures, foretold, peak_bytes, write_plan_receipt
+from shridhar_ft.plan_receipt import StepFigures, foretold, peak_bytes
 from shridhar_ft.preparation import measured_context
 from shridhar_ft.processes import build_whole_models, shared_attention
 from shridhar_ft.progress import TrainingProgress, quiet, say
-from shridhar_ft.resume import Facts, choose_together
+from shridhar_ft.resume import Facts, Resume, choose_together
 from shridhar_ft.room import check_room, checkpoint_bytes
 from shridhar_ft.runfolder import (
     PART,
     Run,
     begin_peak_rss,
     disk_errors,
-    fingerprint,
-    finish_part,
     is_current,
     peak_rss_bytes,
     read_json,
-    replace_folder,
-    sync_tree,
     write_json,
 )
 from shridhar_ft.spending import Spending
-from shridhar_ft.starting import Origin, Receipts, start_model
+from shridhar_ft.starting import Receipts, start_model
 from shridhar_ft.tokenizer import pad_id
 from shridhar_ft.trainer import SpannedSchedule, WindowCollator, WindowTrainer
 from shridhar_ft.votes import highest
 from shridhar_ft.watchdog import Watchdog
-from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# Settings that change no number of the weights. `memory` is among them but for the levers that do (stages.py).
-NOT_IN_THE_WEIGHTS = {"log_every", "evaluate_every", "save_every", "keep_checkpoints", "memory", "memory_limit"}
-
-
-@dataclass(frozen=True)
-class TrainingPart:
-    """One stage, or SFT."""
-
-    name: str
-    folder: Path
-    tuning: Tuning
-    context: int
-    """Positions that it trains, in tokens."""
-    layout: Layout
-    """How documents become windows."""
-    stage_index: int
-    """Whose RoPE it has; −1 is the last stage's."""
-    documents: Callable[[SplitName], Iterator[Encoded]]
-    """Encoded documents of a split."""
-    why_masked: str
-    """Reason in the ledger for tokens without loss."""
-    origin: Origin
-    """Which weights it begins with."""
-    settings: dict[str, Any]
-    """Everything that its weights hang on, by name, as JSON holds it: settings, and hashes of what it reads."""
-    gate: Literal["stop", "tell"] | None = None
-    """What a worse loss at its own length does; None asks nothing."""
-    skips: bool = False
-    """Whether its windows' positions skip (PoSE)."""
-    schedule_of: tuple[tuple[Tuning, int], ...] = ()
-    """Tuning and window of the stages that share its learning-rate schedule, in order; () where it has its own."""
-    schedule_place: int = 0
-    """Which of them it is."""
-    carries_optimizer: Path | None = None
-    """Checkpoint (a folder) whose optimizer state it goes on with."""
-    handed_over: Callable[["PreTrainedTokenizerBase"], None] | None = None
-    """Further receipts of this kind of part, written before training."""
-
-    @property
-    def made_from(self) -> str:
-        """Fingerprint of everything that its weights hang on."""
-        return fingerprint(self.settings)
 
 
 def train_part(
@@ -144,7 +87,7 @@ def train_part(
     state = PartialState()
     tell = say if state.is_main_process else quiet
     if is_current(part.folder, part.made_from):
-        told = read_json(part.folder / PART)["measured_with"] == _measured_with(recipe)
+        told = read_json(part.folder / PART)["measured_with"] == measured_with(recipe)
         tell(
             f"{part.name}: up to date"
             + ("" if told else " (its losses were measured with other settings under `eval`)")
@@ -154,233 +97,194 @@ def train_part(
     spending.keep(at_once=True)
     if highest(int(spending.over), state.device, state.num_processes):
         raise BudgetSpent(f"{part.name}: not begun: {spending.sentence()}")
-    engine = Engine.of_process()
-    build_whole_models()
-    facts = Facts.now(part.settings, recipe.model_dump(mode="json"), state.num_processes)
-    resume = choose_together(part.name, part.folder, facts, allowed, state, tell)
-    spent = Spent(part.folder / "spent.json", write=state.is_main_process)
-    (part.folder / PART).unlink(missing_ok=True)
-    tuning = part.tuning
+    training = _Training(recipe, run, part, tokenizer, spending, state, tell, allowed)
+    training.train()
+    hand_over(recipe, run, part, training.trained, state, tell)
 
-    # Windows and their ledger
-    with state.main_process_first():
-        plain = Layout(part.layout.window, part.layout.overlong)
-        for split, layout in zip(SPLITS[:2], (part.layout, plain), strict=True):
-            save_windows(
-                part.folder / "windows" / split, part.documents(split), layout, part.why_masked, part.made_from
-            )
-    train_windows, ledger = load_windows(part.folder / "windows" / "train")
-    validation_windows, _ = load_windows(part.folder / "windows" / "validation")
-    tell(
-        f"{part.name}: {ledger['in']:,} tokens in {ledger['windows']:,} windows of {part.layout.window:,}, "
-        f"{ledger['filled']:.1%} full: "
-        f"{ledger['trained']:,} trained, {ledger['masked']:,} masked, {ledger['truncated'] + ledger['dropped']:,} lost"
-        + (f", {ledger['replayed']:,} of them in short pieces once more" if ledger["replayed"] else "")
-    )
-    receipts = Receipts(part.folder / "receipts", to_disk=state.is_main_process)
-    lost = {"in": "trained + masked + truncated + dropped"}
-    balanced = ledger["in"] == sum(ledger[key] for key in ("trained", "masked", "truncated", "dropped"))
-    receipts.write("ledger", lost, {key: ledger[key] for key in ledger if key != "fingerprint"}, balanced)
-    if not len(train_windows):
-        raise UserError(f"{part.name}: nothing is left to read; take carry.data away, or shorten the stage before")
-    packed = any(len(lengths) > 1 for lengths in train_windows["lengths"])
-    engine.check_packed(packed, part.name)
-    if part.handed_over and state.is_main_process:
-        part.handed_over(tokenizer)
 
-    # Model
-    give_back_freed_memory()
-    set_seed(recipe.seed)
-    started, means = start_model(
-        recipe, part.name, part.stage_index, tuning, part.context, part.layout.window,
-        part.origin, tokenizer, part.folder, receipts, tell,
-    )  # fmt: skip
-    model = started.model
-    arithmetic = partial(torch.autocast, state.device.type, torch.bfloat16, enabled=means.bf16)
-    with arithmetic():
-        rows = min(tuning.batch_size, 2)
-        receipts.write("isolation", *probe_isolation(model, len(tokenizer), part.context, rows, skips=part.skips))
+class _Training:
+    """One part's training in this process, its pieces made in the order in which they need one another."""
 
-    # Trainer
-    checkpoints = part.folder / "checkpoints"
-    carried = whole(part.carries_optimizer, "carry.optimizer") if part.carries_optimizer and not resume else None
-    progress = TrainingProgress(part.name, show=state.is_main_process)
-    vote = StopVote(recipe.train.stop_after, spending)
-    watchdog = Watchdog(recipe.train.stall_after, run, part.name, part.folder)
-    settings = arguments(
-        tuning, checkpoints, part.layout.window, len(train_windows), bool(len(validation_windows)),
-        means.bf16, recipe.seed, state, engine.readers, lambda said: tell(f"{part.name}: {said}"),
-        recipe.train.report_to,
-    )  # fmt: skip
-    per_step = tuning.batch_size * tuning.gradient_accumulation * engine.readers
-    tell(f"{part.name}: {settings.max_steps:,} steps of {per_step} windows")
-    trainer = WindowTrainer(
-        model=model,
-        args=settings,
-        levers=means.levers,
-        tuning=tuning,
-        window=part.layout.window,
-        train_dataset=train_windows,
-        eval_dataset=validation_windows if len(validation_windows) else None,
-        data_collator=WindowCollator(pad_id(tokenizer), engine.shared_length(part.layout.window)),
-        processing_class=tokenizer,
-        facts=facts,
-        resume=resume,
-        keep_checkpoints=tuning.keep_checkpoints,
-        pose_context=part.context if part.skips else None,
-        spanned=_spanned(part, engine.readers),
-        carried_optimizer=carried and carried / "optimizer.pt",
-    )
-    if state.is_main_process:
-        saves = -(-settings.max_steps // int(settings.save_steps))
-        check_room(checkpoints, checkpoint_bytes(model, tuning, means.levers), tuning.keep_checkpoints, saves)
-    if packed and engine.sequence > 1:  # the probe above saw whole rows; Ulysses is in place in training only
-        trainer.when_ready = lambda: receipts.write(
+    trained: Trained
+    """What is handed over, once `train` has come back."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        part: TrainingPart,
+        tokenizer: "PreTrainedTokenizerBase",
+        spending: Spending,
+        state: PartialState,
+        tell: Callable[[str], None],
+        allowed: frozenset[str],
+    ) -> None:
+        self.recipe, self.run, self.part, self.tokenizer = recipe, run, part, tokenizer
+        self.spending, self.state, self.tell = spending, state, tell
+        self.engine = Engine.of_process()
+        build_whole_models()
+        self.facts = Facts.now(part.settings, recipe.model_dump(mode="json"), state.num_processes)
+        self.resume: Resume | None = choose_together(part.name, part.folder, self.facts, allowed, state, tell)
+        self.spent = Spent(part.folder / "spent.json", write=state.is_main_process)
+        (part.folder / PART).unlink(missing_ok=True)
+        self.receipts = Receipts(part.folder / "receipts", to_disk=state.is_main_process)
+        self.windows = make_windows(part, self.engine, self.receipts, state, tell)
+        if part.handed_over and state.is_main_process:
+            part.handed_over(tokenizer)
+        self._start_model()
+        self._make_trainer()
+
+    def _start_model(self) -> None:
+        part = self.part
+        give_back_freed_memory()
+        set_seed(self.recipe.seed)
+        self.started, self.means = start_model(
+            self.recipe, part.name, part.stage_index, part.tuning, part.context, part.layout.window,
+            part.origin, self.tokenizer, part.folder, self.receipts, self.tell,
+        )  # fmt: skip
+        self.arithmetic = partial(torch.autocast, self.state.device.type, torch.bfloat16, enabled=self.means.bf16)
+        rows = min(part.tuning.batch_size, 2)
+        with self.arithmetic():
+            apart = probe_isolation(self.started.model, len(self.tokenizer), part.context, rows, skips=part.skips)
+        self.receipts.write("isolation", *apart)
+
+    def _make_trainer(self) -> None:
+        part, tuning, means, engine = self.part, self.part.tuning, self.means, self.engine
+        checkpoints = part.folder / "checkpoints"
+        fresh = part.carries_optimizer if not self.resume else None
+        carried = whole(fresh, "carry.optimizer") if fresh else None
+        train, validation = self.windows.train, self.windows.validation
+        settings = arguments(
+            tuning, checkpoints, part.layout.window, len(train), bool(len(validation)),
+            means.bf16, self.recipe.seed, self.state, engine.readers, lambda said: self.tell(f"{part.name}: {said}"),
+            self.recipe.train.report_to,
+        )  # fmt: skip
+        per_step = tuning.batch_size * tuning.gradient_accumulation * engine.readers
+        self.tell(f"{part.name}: {settings.max_steps:,} steps of {per_step} windows")
+        self.trainer = WindowTrainer(
+            model=self.started.model,
+            args=settings,
+            levers=means.levers,
+            tuning=tuning,
+            window=part.layout.window,
+            train_dataset=train,
+            eval_dataset=validation if len(validation) else None,
+            data_collator=WindowCollator(pad_id(self.tokenizer), engine.shared_length(part.layout.window)),
+            processing_class=self.tokenizer,
+            facts=self.facts,
+            resume=self.resume,
+            keep_checkpoints=tuning.keep_checkpoints,
+            pose_context=part.context if part.skips else None,
+            spanned=_spanned(part, engine.readers),
+            carried_optimizer=carried and carried / "optimizer.pt",
+        )
+        if self.state.is_main_process:
+            saves = -(-settings.max_steps // int(settings.save_steps))
+            needed = checkpoint_bytes(self.started.model, tuning, means.levers)
+            check_room(checkpoints, needed, tuning.keep_checkpoints, saves)
+        if self.windows.packed and engine.sequence > 1:
+            self.trainer.when_ready = self._probe_shared  # Ulysses is in place in training only
+
+    def _probe_shared(self) -> None:
+        """The isolation probe of the model as Ulysses shares its rows; the first one saw whole rows."""
+        rows = self.part.tuning.batch_size
+        self.receipts.write(
             "isolation_shared",
-            *probe_isolation(trainer.model_wrapped, len(tokenizer), part.context, tuning.batch_size, shared=True),
+            *probe_isolation(self.trainer.model_wrapped, len(self.tokenizer), self.part.context, rows, shared=True),
             mend="documents that share a window read one another under Ulysses; take another launch.config",
         )
-    trainer.add_callback(vote)
-    trainer.add_callback(watchdog)
-    trainer.add_callback(figures := StepFigures())
-    if tuning.plateau:
-        trainer.add_callback(StopAtPlateau(tuning.plateau, tell))
 
-    text = long_text(recipe, tokenizer)
-    most = recipe.eval.max_windows
-    measured = partial(
-        measure,
-        validation=validation_windows,
-        window=part.layout.window,
-        most=most if part.stage_index >= 0 else None,  # SFT windows hold many short conversations, and are few
-        text=text,
-        contexts=[part.context, measured_context(recipe) if recipe.stages else part.context],
-        windows_of_text=most,
-        state=state,
-    )
-    before_file = part.folder / "before.json"
-    memory = (part.name, tuning, part.layout.window, means.levers, means.bf16, started.claimed, state.device)
-    trained_numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    plan = foretold(
-        recipe, tuning, started.claimed, trained_numbers, part.layout.window, means.levers, means.bf16, train_windows,
-        state.device, layout_here(),
-    )  # fmt: skip
-    nodes = layout_here().nodes
-    board, hourly = Board(part.folder), price(recipe)
-    live = Live(run.root, part.name, plan, None if hourly is None else hourly * nodes, spent)
-    metrics = part.folder / "metrics.jsonl"
-    peak_now = partial(peak_bytes, state.device)
-    trainer.add_callback(Metrics(metrics, progress, lambda: trainer.tokens_seen, live, board, peak_now))
-    if resume is None or "data" in resume.changed or not before_file.is_file():
-        with arithmetic(), memory_errors(*memory):
-            before = measured(model)
-        if state.is_main_process:
-            write_json(before_file, before)
-    else:
-        before = read_json(before_file)
-    if resume:
-        tell(f"{part.name}: going on after step {step_of(resume.checkpoint)}")
-    tell(f"{part.name}: before training, {_figures(before)}")
-    peak_before = peak_rss_bytes()
-    give_back_freed_memory()  # quantising a base leaves pieces of the whole one
-    begin_peak_rss()
-    figures.begin(peak_bytes(state.device))
-    with progress, disk_errors(part.folder), memory_errors(*memory), shared_attention(engine) as shared:
-        trainer.shared_attention = shared
-        try:
-            if resume is None or not _take_finished(trainer, resume.checkpoint, tuning):
-                trainer.train()
-        finally:
-            vote.release()
-            watchdog.stop()
-            board.close()
-    spent.stop()
-    spending.keep(at_once=True)
-    figures.end(peak_bytes(state.device))
-    if vote.stopped and vote.spent:
-        raise BudgetSpent(
-            f"{part.name}: stopped after step {trainer.state.global_step}, with a checkpoint: {spending.sentence()}"
+    def train(self) -> None:
+        """Measure, take every step that is left, and lay out what is handed over.
+
+        Raises:
+            Resumable: A signal or the time limit stopped it, with a checkpoint.
+            BudgetSpent: The money did.
+        """
+        recipe, part, tuning, means = self.recipe, self.part, self.part.tuning, self.means
+        device, trainer = self.state.device, self.trainer
+        vote = StopVote(recipe.train.stop_after, self.spending)
+        watchdog = Watchdog(recipe.train.stall_after, self.run, part.name, part.folder)
+        figures, board = StepFigures(), Board(part.folder)
+        progress = TrainingProgress(part.name, show=self.state.is_main_process)
+        plan = self._foretold()
+        live = Live(self.run.root, part.name, plan, self.spending, self.spent)
+        peak_now = partial(peak_bytes, device)
+        for callback in (vote, watchdog, figures):
+            trainer.add_callback(callback)
+        if tuning.plateau:
+            trainer.add_callback(StopAtPlateau(tuning.plateau, self.tell))
+        file = part.folder / "metrics.jsonl"
+        trainer.add_callback(Metrics(file, progress, lambda: trainer.tokens_seen, live, board, peak_now))
+
+        memory = (part.name, tuning, part.layout.window, means.levers, means.bf16, self.started.claimed, device)
+        measured = self._measure()
+        with self.arithmetic(), memory_errors(*memory):
+            before = self._before(measured)
+        peak_before = peak_rss_bytes()
+        give_back_freed_memory()  # quantising a base leaves pieces of the whole one
+        begin_peak_rss()
+        figures.begin(peak_bytes(device))
+        with progress, disk_errors(part.folder), memory_errors(*memory), shared_attention(self.engine) as shared:
+            trainer.shared_attention = shared
+            try:
+                if self.resume is None or not _take_finished(trainer, self.resume.checkpoint, tuning):
+                    trainer.train()
+            finally:
+                vote.release()
+                watchdog.stop()
+                board.close()
+        self.spent.stop()
+        self.spending.keep(at_once=True)
+        figures.end(peak_bytes(device))
+        step = trainer.state.global_step
+        if vote.stopped and vote.spent:
+            raise BudgetSpent(f"{part.name}: stopped after step {step}, with a checkpoint: {self.spending.sentence()}")
+        if vote.stopped:
+            raise Resumable(f"{part.name}: stopped by {vote.asked} after step {step}; a checkpoint is written")
+        self.trained = Trained(
+            trainer, self.started, means, self.windows, self.receipts, self.arithmetic, measured, before, plan,
+            figures, self.spent, peak_before,
+        )  # fmt: skip
+
+    def _foretold(self) -> dict[str, Any]:
+        """What the formulas say of this part, its levers and windows known."""
+        part, means, model = self.part, self.means, self.started.model
+        numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return foretold(
+            self.recipe, part.tuning, self.started.claimed, numbers, part.layout.window, means.levers, means.bf16,
+            self.windows.train, self.state.device, layout_here(),
+        )  # fmt: skip
+
+    def _measure(self) -> Callable[[Any], dict[str, Any]]:
+        """What measures a model before and after: the validation windows, and the long text."""
+        recipe, part = self.recipe, self.part
+        most = recipe.eval.max_windows
+        return partial(
+            measure,
+            validation=self.windows.validation,
+            window=part.layout.window,
+            most=most if part.stage_index >= 0 else None,  # SFT windows hold many short conversations, and are few
+            text=long_text(recipe, self.tokenizer),
+            contexts=[part.context, measured_context(recipe) if recipe.stages else part.context],
+            windows_of_text=most,
+            state=self.state,
         )
-    if vote.stopped:
-        raise Resumable(
-            f"{part.name}: stopped by {vote.asked} after step {trainer.state.global_step}; a checkpoint is written"
-        )
 
-    # Hand-over: the weights, whole, then what they are worth, then the gate, then part.json
-    kind = "model" if tuning.method == "full" else "adapter"
-    written = part.folder / f".{kind}.saving"
-    if state.is_main_process:
-        shutil.rmtree(written, ignore_errors=True)  # a killed run's leavings
-    with disk_errors(part.folder):
-        trainer.save_weights(written)
-    trainer.accelerator.wait_for_everyone()
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    with arithmetic():
-        after = measured(trainer.evaluated_model)
-    build_whole_models()
-    tell(f"{part.name}: after training, {_figures(after)}")
-    if part.gate and (judged := gate(before, after, part.context, part.gate)):
-        worse = judged[1]["worse"]
-        if worse and part.gate == "tell":
-            tell(f"{part.name}: the loss at {part.context:,} tokens is worse than before the stage (gate: tell)")
-        receipts.write(
-            "gate",
-            *judged,
-            mend=f"the loss at {part.context} tokens is worse after the stage than before it: lower its learning_rate, "
-            "give it more text, or set its gate to tell",
-        )
-    if not state.is_main_process:
-        state.wait_for_everyone()
-        return
-    plan_file = part.folder / "receipts" / "plan.json"
-    told = write_plan_receipt(plan_file, plan, figures, spent.seconds / 3600, trainer.state.global_step)
-    tell(f"{part.name}: {told}")
-    (written / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing reads it
-    base = trained.get_base_model() if kind == "adapter" else trained
-    changed = "the RoPE is not the one that this part began with: change nothing in the model or its folder meanwhile"
-    receipts.write("rope_after", *check_rope(base, started.claimed, part.context), mend=changed)
-    if kind == "model":  # an adapter's folder has no config; its base is checked again at the next load
-        claims, found, ok = check_written_rope(written, started.claimed, part.context)
-        receipts.write("rope_written", claims, found, ok, mend="; ".join(found["differs"]) or changed)
-    if kind == "adapter":
-        start = part.origin.start
-        assert start is not None, "an adapter lies on stored weights"
-        beneath = start.adapters[:-1] if part.origin.continues_adapter else start.adapters
-        AdapterBase.of(start, started.base_hash, beneath, Quantization.of(tuning), base.config).write(written)
-    sync_tree(written)
-    replace_folder(written, part.folder / kind)
-    ended = _ended_with(trainer, tuning)
-    finish_part(
-        part.folder,
-        part.made_from,
-        spent.seconds,
-        weights=_written_weights(run, part, kind),
-        hash=safetensors_hash(part.folder / kind),  # of what is handed over: under ZeRO-3 no process holds it whole
-        base_hash=started.base_hash,
-        peak_rss_bytes=max(peak_before, peak_rss_bytes()),
-        method=tuning.method,
-        context=part.context,
-        window=part.layout.window,
-        levers=list(means.levers.names),
-        precision="bf16" if means.bf16 else "fp32",
-        steps=trainer.state.global_step,
-        checkpoint=ended.name,
-        epochs=round(trainer.state.epoch or 0, 3),
-        windows=len(train_windows),
-        windows_read=int(np.load(checkpoints / ended.name / ROWS_READ).sum()),
-        tokens_per_epoch=ledger["in"],
-        loss_before=losses(before),
-        loss_after=losses(after),
-        measured_before=before,
-        measured_after=after,
-        measured_with=_measured_with(recipe),
-    )
-    told_losses = {f"loss_{when}": losses(found) for when, found in (("before", before), ("after", after))}
-    notify_part(recipe, run, part.name, {"steps": trainer.state.global_step, **told_losses}, tell)
-    state.wait_for_everyone()
-
-
-# -------------------------------------------------------------------------------------------------- pieces
+    def _before(self, measured: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """The losses before the first step: measured, or those that a stopped process kept."""
+        part, resume = self.part, self.resume
+        file = part.folder / "before.json"
+        if resume is None or "data" in resume.changed or not file.is_file():
+            before = measured(self.started.model)
+            if self.state.is_main_process:
+                write_json(file, before)
+        else:
+            before = read_json(file)
+        if resume:
+            self.tell(f"{part.name}: going on after step {step_of(resume.checkpoint)}")
+        self.tell(f"{part.name}: before training, {said(before)}")
+        return before
 
 
 def _spanned(part: TrainingPart, processes: int) -> SpannedSchedule | None:
@@ -389,24 +293,6 @@ def _spanned(part: TrainingPart, processes: int) -> SpannedSchedule | None:
         return None
     steps = [schedule(tuning, 1, window, processes)["steps"] for tuning, window in part.schedule_of]
     return SpannedSchedule(before=sum(steps[: part.schedule_place]), total=sum(steps))
-
-
-class Spent:
-    """Seconds that a part has taken over all its processes' lives, and the peak memory of this one."""
-
-    def __init__(self, file: Path, write: bool) -> None:
-        self.file, self.write, self.started = file, write, time.monotonic()
-        self.before = read_json(file)["seconds"] if file.is_file() else 0.0
-        begin_peak_rss()
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.monotonic() - self.started
-
-    def stop(self) -> None:
-        """Keep what was spent so far, for the process that goes on."""
-        if self.write:
-            write_json(self.file, {"seconds": round(self.seconds, 1)})
 
 
 def _take_finished(trainer: WindowTrainer, checkpoint: Path, tuning: Tuning) -> bool:
@@ -419,33 +305,3 @@ def _take_finished(trainer: WindowTrainer, checkpoint: Path, tuning: Tuning) -> 
     trainer._load_from_checkpoint(str(checkpoint.with_name(best)))
     trainer.state = reached
     return True
-
-
-def _measured_with(recipe: Recipe) -> str:
-    """Fingerprint of what the losses were measured with; it changes no weight."""
-    return fingerprint(recipe.eval.model_dump(mode="json"), measured_context(recipe))
-
-
-def _ended_with(trainer: WindowTrainer, tuning: Tuning) -> Path:
-    """Name of the checkpoint that holds the weights that are handed over."""
-    best = trainer.state.best_model_checkpoint if tuning.keep == "best" else None
-    return Path(best or f"checkpoint-{trainer.state.global_step}")
-
-
-def _figures(measured: dict[str, Any]) -> str:
-    said = [f"{name} loss {value:.4f}" for name, value in losses(measured).items() if value is not None]
-    for name, found in measured.items():
-        if gain := found.get("context_gain"):
-            error = f" ± {gain['standard_error']:.4f}" if gain["standard_error"] is not None else ""
-            said.append(f"context gain {gain['gain']:+.4f}{error} on {name}")
-    return ", ".join(said)
-
-
-def _written_weights(run: Run, part: TrainingPart, kind: str) -> dict[str, Any]:
-    """Where the weights that this part ends with lie, for part.json."""
-    if kind == "model":
-        return Weights(str(part.folder / "model")).as_dict(run.root)
-    start = part.origin.start
-    assert start is not None, "an adapter lies on stored weights"
-    kept = start.adapters[:-1] if part.origin.continues_adapter else start.adapters
-    return Weights(start.base, start.revision, (*kept, str(part.folder / "adapter"))).as_dict(run.root)

@@ -43,6 +43,11 @@ class Spent:
     seconds = 1800.0
 
 
+class Money:
+    usd_per_hour = 2.0
+    usd = 2.0
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run in its second stage, whose process is this one."""
@@ -54,7 +59,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "stages": stages, "budget": budget}))
     write_json(root / "stages/8k" / PART, {"fingerprint": "f", "hash": "h", "seconds": 1800.0})
     Run(root).status(None, "pretrain", "training")
-    live = Live(root, "stages/32k", PLAN, 2.0, Spent())
+    live = Live(root, "stages/32k", PLAN, Money(), Spent())
     live.begin(0, 100)
     live.began -= 20
     live.written = float("-inf")
@@ -82,7 +87,7 @@ def test_a_live_run_is_told_with_its_money_and_time(run: Path) -> None:
     assert state["loss"] == 3.25 and state["share_of_peak"] == pytest.approx(0.4)
     assert state["usd"] == {
         "per_hour": 2.0,
-        "spent": pytest.approx(2.0, abs=0.05),  # half an hour of this stage, half an hour of the one before
+        "spent": pytest.approx(2.0, abs=0.05),
         "to_go": pytest.approx(180 * 2 / 3600, abs=0.02),  # 90 steps of two seconds
         "max": 10.0,
     }
@@ -271,7 +276,7 @@ def test_a_service_that_is_not_installed_is_refused_by_name(monkeypatch: pytest.
 
 
 def test_the_live_file_is_written_seldom(run: Path) -> None:
-    live = Live(run, "stages/32k", PLAN, None, Spent())
+    live = Live(run, "stages/32k", PLAN, Money(), Spent())
     live.begin(0, 1000)
     written = (run / "live.json").stat().st_mtime_ns
     for step in range(1, 200):

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shridhar_ft.config import Recipe
-from shridhar_ft.plan.machines import HERE, machines
 from shridhar_ft.runfolder import PART, read_json, write_json
 
 LIVE = "live.json"
@@ -25,14 +23,6 @@ def read_live(root: Path) -> dict[str, Any] | None:
     return read_json(file) if file.is_file() else None
 
 
-def price(recipe: Recipe) -> float | None:
-    """Dollars an hour: the recipe's, else the listed one of the machine that it names."""
-    if recipe.budget.usd_per_hour is not None or recipe.budget.machine == HERE:
-        return recipe.budget.usd_per_hour
-    listed = machines().get(recipe.budget.machine)
-    return listed.usd_per_hour if listed else None
-
-
 def seconds_of_parts(root: Path) -> float:
     """Seconds that the finished parts of a run took, its data and tokenizer among them."""
     found = [*root.glob(f"*/{PART}"), *root.glob(f"stages/*/{PART}")]
@@ -42,22 +32,22 @@ def seconds_of_parts(root: Path) -> float:
 class Live:
     """Keeps live.json of one part."""
 
-    def __init__(self, root: Path, part: str, plan: dict[str, Any], usd_per_hour: float | None, spent: Any) -> None:  # noqa: ANN401
+    def __init__(self, root: Path, part: str, plan: dict[str, Any], spending: Any, spent: Any) -> None:  # noqa: ANN401
         """
         Args:
             root: The run folder.
             part: The part's name.
             plan: What was foretold of it: plan_receipt.foretold.
-            usd_per_hour: Price of the machine.
+            spending: Has `usd_per_hour` and `usd`: price of the machines, and what the run has cost until now.
             spent: Has `seconds`: those of the part over all its processes' lives.
         """
-        self.root, self.spent = root, spent
+        self.root, self.spending, self.spent = root, spending, spent
         self.fixed = {
             "part": part,
             "pid": os.getpid(),
             "host": platform.node(),
             "began": _now(),
-            "usd_per_hour": usd_per_hour,
+            "usd_per_hour": spending.usd_per_hour,
             "seconds_of_other_parts": round(seconds_of_parts(root), 1),
             "planned_peak_bytes": plan["peak_bytes"],
             "planned_step_seconds": plan["step_seconds"],
@@ -98,6 +88,7 @@ class Live:
             "steps": self.steps,
             "first_step": self.first_step,
             "seconds": round(self.spent.seconds, 1),
+            "usd": round(self.spending.usd, 4),
             "step_seconds": each,
             "eta_seconds": None if each is None else round(each * (self.steps - step), 1),
             "peak_bytes": peak_bytes,

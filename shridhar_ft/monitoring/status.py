@@ -117,7 +117,7 @@ def state_of(name: str, files: dict[str, bytes], newest: dict[str, int], here: b
         "hours": None if spent is None else spent / 3600,
         "usd": {
             "per_hour": per_hour,
-            "spent": None if per_hour is None or spent is None else per_hour * spent / 3600,
+            "spent": None if per_hour is None else live["usd"] + per_hour * since / 3600,
             "to_go": None if per_hour is None or eta is None else per_hour * max(0.0, eta - since) / 3600,
             "max": (recipe.get("budget") or {}).get("max_usd"),
         },
