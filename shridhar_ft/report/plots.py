@@ -15,7 +15,7 @@ Show = Callable[[float], str]
 ShowTo = Callable[[float, int], str]
 """Writes a number with so many digits behind the point."""
 MOST_POINTS = 400  # of a curve; more than a screen has places for
-LETTER = 6.3  # user units that a letter of 12 takes, about
+LETTER = 7.4  # user units that a letter takes at most, on a telephone
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def curves(
     low_y, high_y = min(y for _, y in all_points), max(y for _, y in all_points)
     room = 0.06 * (high_y - low_y) or 0.05 * abs(high_y) or 1.0
     low_y, high_y = low_y - room, high_y + room
-    left, right, top, bottom = 48, WIDTH - 10, 34 if marks else 22, 218
+    left, right, top, bottom = 48, WIDTH - 10, 44 if marks else 24, 218
 
     def across(x: float) -> float:
         return left + (right - left) * ((x - low_x) / (high_x - low_x) if high_x > low_x else 0.5)
@@ -119,10 +119,11 @@ def curves(
         parts.append(
             Markup('<line class="mark" x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}"/>').format(at, at, top - 10, bottom)
         )
-        letters = int((across(mark.to) - at - 6) / LETTER)
-        if letters >= min(3, len(mark.label)):
-            label = mark.label if len(mark.label) <= letters else mark.label[: letters - 1] + "…"
-            parts.append(Markup('<text class="axis" x="{:.1f}" y="{}">{}</text>').format(at + 4, top - 2, label))
+        if len(mark.label) * LETTER < across(mark.to) - at - 6:
+            parts.append(Markup('<text class="axis" x="{:.1f}" y="{}">{}</text>').format(at + 4, top - 2, mark.label))
+        else:  # above the others, ending at the edge where it would run over it
+            end = min(at + 4 + len(mark.label) * LETTER, WIDTH)
+            parts.append(Markup('<text class="axis end" x="{:.1f}" y="{}">{}</text>').format(end, top - 15, mark.label))
     for line, points in drawn:
         way = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
         dashed = " dashed" if line.dashed else ""
