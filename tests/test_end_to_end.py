@@ -61,6 +61,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     out, _ = finished(folder, "run", "demo", *SHORT, "--json")
     assert json.loads(out)["certificate"]["ok"]
+    assert "<svg" in (folder / json.loads(out)["report"]).read_text(encoding="utf-8")
     return folder
 
 

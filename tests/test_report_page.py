@@ -13,9 +13,10 @@ from run_folders import SECRET, failed_run, finished_run, half_run
 from shridhar_ft.cli import run_command
 from shridhar_ft.errors import UserError
 from shridhar_ft.receipts import receipt_files
+from shridhar_ft.report.bars import scale
 from shridhar_ft.report.collect import HIDDEN, collect, find_run
 from shridhar_ft.report.pages import HERE
-from shridhar_ft.report.plots import digits, scale, thinned, ticks
+from shridhar_ft.report.plots import digits, thinned, ticks
 from shridhar_ft.report.run_page import run_page
 from shridhar_ft.report.tongue import LANGUAGES, Tongue, phrases, words
 from shridhar_ft.runfolder import read_json, write_json

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from shridhar_ft.report.bars import heat_map, scale
 from shridhar_ft.report.collect import Record
-from shridhar_ft.report.plots import Curve, curves, heat_map, scale
+from shridhar_ft.report.plots import Curve, curves
 from shridhar_ft.report.tongue import Tongue
 
 SHARES = ("share", "share of runs")

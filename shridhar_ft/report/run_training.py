@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from shridhar_ft.report.bars import beside
 from shridhar_ft.report.collect import Record, TrainedPart
-from shridhar_ft.report.plots import Curve, Mark, beside, curves
+from shridhar_ft.report.plots import Curve, Mark, curves
 from shridhar_ft.report.run_receipts import text_name
 from shridhar_ft.report.svg import share_bars
 from shridhar_ft.report.tongue import NONE, Tongue
