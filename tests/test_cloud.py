@@ -106,6 +106,13 @@ def test_the_budget_counts_the_price_that_is_paid(root: Path, tmp_path: Path, ca
     assert answer["usd"] == pytest.approx(answer["hours"] * spot) and answer["priced"] == "2025-03-06"
 
 
+def test_a_recipe_that_the_package_brings_is_named_and_not_sent(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["cloud", "shridhar-gpt", "--to", "aws", *TOKENS, "-o", "files"]) == 0
+    task = Path("files/aws.yaml").read_text(encoding="utf-8")
+    assert "shridhar-ft run shridhar-gpt " in task and str(ROOT) not in task
+
+
 def test_another_number_of_devices_gets_its_config_and_keeps_the_step(root: Path, tmp_path: Path) -> None:
     more = ["--machine", "gcp-a2-megagpu-16g", "train.gradient_accumulation=4"]
     text = written(tmp_path, "gcp", *more)

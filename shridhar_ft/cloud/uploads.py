@@ -6,7 +6,7 @@ from pathlib import Path
 from shridhar_ft import __version__
 from shridhar_ft.cloud.target import Target
 from shridhar_ft.config_data import Books, Rows
-from shridhar_ft.shipped import PACKAGE
+from shridhar_ft.shipped import PACKAGE, shipped
 
 SOURCE = ("pyproject.toml", "README.md", "LICENSE", "shridhar_ft", "recipes", "eval", "accelerate_configs")
 """What a checkout's wheel is built from."""
@@ -24,6 +24,16 @@ def requirement(target: Target) -> str:
     flash = ("flash",) if target.recipe.model.attention == "flash" or target.plan.layout.sequence > 1 else ()
     extras = ",".join(("books", "cloud", *(("deepspeed",) if deepspeed else ()), *flash, *gguf))
     return f".[{extras}]" if in_checkout() else f"shridhar_ft[{extras}]=={__version__}"
+
+
+def recipe_argument(target: Target) -> str:
+    """RECIPE as the command line there takes it: a shipped one by its name, where the package brings it along."""
+    file = target.file.parent if target.file.name == "recipe.yaml" else target.file
+    return file.name if _comes_along(target) else local_name(file)
+
+
+def _comes_along(target: Target) -> bool:
+    return not in_checkout() and target.file.resolve().is_relative_to(shipped("recipes").resolve())
 
 
 def local_name(path: str | Path) -> str:
@@ -60,8 +70,8 @@ def data_bytes(paths: list[str]) -> int:
 def mounts(target: Target) -> tuple[list[str], list[str]]:
     """Local paths that go to the same place below the working folder there: the program's, and the user's data."""
     program = [*SOURCE] if in_checkout() else []
-    beside = [local_name(target.file)] + ([target.launch.config] if target.launch.text is not None else [])
-    program = _outermost([*program, *beside])
+    beside = [] if _comes_along(target) else [local_name(target.file)]
+    program = _outermost([*program, *beside, *([target.launch.config] if target.launch.text is not None else [])])
     data = [path for path in data_paths(target) if not any(_below(path, other) for other in program)]
     return program, data
 

@@ -4,17 +4,11 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from shridhar_ft.cloud.target import WITH_SPOT, Target
-from shridhar_ft.cloud.uploads import local_name
+from shridhar_ft.cloud.uploads import recipe_argument
 from shridhar_ft.plan.memory import GIB
 from shridhar_ft.plan.verdicts import hours
 
 WIDTH = 116
-
-
-def recipe_argument(target: Target) -> str:
-    """RECIPE as the command line there takes it."""
-    file = target.file.parent if target.file.name == "recipe.yaml" else target.file
-    return local_name(file)
 
 
 def overrides(target: Target) -> list[str]:
