@@ -108,8 +108,8 @@ def test_the_budget_counts_the_price_that_is_paid(root: Path, tmp_path: Path, ca
 
 def test_a_recipe_that_the_package_brings_is_named_and_not_sent(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_command(["cloud", "shridhar-gpt", "--to", "aws", *TOKENS, "-o", "files"]) == 0
-    task = Path("files/aws.yaml").read_text(encoding="utf-8")
+    assert run_command(["cloud", "shridhar-gpt", "--to", "aws", *TOKENS]) == 0
+    task = Path("cloud/aws.yaml").read_text(encoding="utf-8")
     assert "shridhar-ft run shridhar-gpt " in task and str(ROOT) not in task
 
 

@@ -8,15 +8,18 @@ from typing import Any
 from shridhar_ft.cloud.sky import task
 from shridhar_ft.cloud.slurm import script
 from shridhar_ft.cloud.target import Target, Wish, choose
-from shridhar_ft.cloud.uploads import data_bytes, data_paths, local_name
+from shridhar_ft.cloud.uploads import comes_along, data_bytes, data_paths, local_name
 from shridhar_ft.cloud.words import overrides, plan_sentences
 from shridhar_ft.config import find_recipe
 from shridhar_ft.runfolder import write_text
 
 
 def folder_for(recipe: str, given: str | None) -> Path:
-    """Where the files go: `cloud/` beside the recipe, or the folder that was given."""
-    return Path(local_name(given if given is not None else find_recipe(recipe).parent / "cloud"))
+    """Where the files go: the folder that was given, or `cloud/` beside the recipe; here, for one inside the package."""
+    if given is None:
+        file = find_recipe(recipe)
+        return Path("cloud") if comes_along(file) else Path(local_name(file.parent / "cloud"))
+    return Path(local_name(given))
 
 
 def write(recipe: str, given: Sequence[str], wish: Wish, made_by: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -29,11 +29,12 @@ def requirement(target: Target) -> str:
 def recipe_argument(target: Target) -> str:
     """RECIPE as the command line there takes it: a shipped one by its name, where the package brings it along."""
     file = target.file.parent if target.file.name == "recipe.yaml" else target.file
-    return file.name if _comes_along(target) else local_name(file)
+    return file.name if comes_along(target.file) else local_name(file)
 
 
-def _comes_along(target: Target) -> bool:
-    return not in_checkout() and target.file.resolve().is_relative_to(shipped("recipes").resolve())
+def comes_along(file: Path) -> bool:
+    """Whether a recipe ships with the package that is used from elsewhere: it is there already wherever that is."""
+    return not in_checkout() and file.resolve().is_relative_to(shipped("recipes").resolve())
 
 
 def local_name(path: str | Path) -> str:
@@ -70,7 +71,7 @@ def data_bytes(paths: list[str]) -> int:
 def mounts(target: Target) -> tuple[list[str], list[str]]:
     """Local paths that go to the same place below the working folder there: the program's, and the user's data."""
     program = [*SOURCE] if in_checkout() else []
-    beside = [] if _comes_along(target) else [local_name(target.file)]
+    beside = [] if comes_along(target.file) else [local_name(target.file)]
     program = _outermost([*program, *beside, *([target.launch.config] if target.launch.text is not None else [])])
     data = [path for path in data_paths(target) if not any(_below(path, other) for other in program)]
     return program, data
