@@ -15,7 +15,7 @@ from shridhar_ft.runfolder import write_text
 
 
 def folder_for(recipe: str, given: str | None) -> Path:
-    """Where the files go: the folder that was given, or `cloud/` beside the recipe; here, for one inside the package."""
+    """Where the files go: the folder given, else `cloud/` beside the recipe, or here for one inside the package."""
     if given is None:
         file = find_recipe(recipe)
         return Path("cloud") if comes_along(file) else Path(local_name(file.parent / "cloud"))
