@@ -62,21 +62,30 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
             if status == BY_CTRL_C:
                 raise KeyboardInterrupt
     except Stop as stop:
-        if "--json" in given:
-            print(json.dumps({"status": stop.status, "error": str(stop)}, ensure_ascii=False))
-        print_error(str(stop))
-        if isinstance(stop, Resumable):
-            print_error(f"to go on: {shlex.join(['shridhar-ft', *given])}")
-        return stop.status
+        again = f"to go on: {shlex.join(['shridhar-ft', *given])}" if isinstance(stop, Resumable) else None
+        return _told(given, stop.status, str(stop), again)
+    except (NotADirectoryError, IsADirectoryError, PermissionError) as error:  # a path that was given
+        if error.filename is None:
+            raise
+        return _told(given, UserError.status, f"{error.filename}: {error.strerror}; mend the path, or its permissions")
     except Exception as error:
         if not (hasattr(error, "exit_code") and hasattr(error, "format_message")):
             raise
         if type(error).__name__ == "NoArgsIsHelpError":  # a command group without a command
             print(error.format_message())
             return 2
-        print_error(f"{error.format_message().rstrip('.')}; see shridhar-ft --help")
-        return int(error.exit_code)
+        return _told(given, int(error.exit_code), f"{error.format_message().rstrip('.')}; see shridhar-ft --help")
     return status if isinstance(status, int) else 0
+
+
+def _told(given: list[str], status: int, sentence: str, again: str | None = None) -> int:
+    """Say why a command ended, in JSON too where that was asked for; its status."""
+    if "--json" in given:
+        print(json.dumps({"status": status, "error": sentence}, ensure_ascii=False))
+    print_error(sentence)
+    if again:
+        print_error(again)
+    return status
 
 
 _answers: TextIO | None = None  # standard output, while everything but answers is kept from it

@@ -24,7 +24,7 @@ from shridhar_ft.backup.beside import backing_up
 from shridhar_ft.config import Recipe
 from shridhar_ft.engines import PROCESSES, Engine
 from shridhar_ft.entry import UNDER_RUN
-from shridhar_ft.errors import CheckFailed, DiskFailed, Resumable, Stop, UserError
+from shridhar_ft.errors import CheckFailed, DiskFailed, Resumable, Stop, UserError, first_line
 from shridhar_ft.monitoring.notify import notifying
 from shridhar_ft.monitoring.reporters import check_reporters
 from shridhar_ft.nodes import Node
@@ -103,13 +103,22 @@ def run_recipe(
             raise
         run.status(0, "run", "done")
         # Without new samples, which load every model again: `shridhar-ft report` makes them. A second, mostly imports.
-        page = write_run_page(run)
+        page = _page(run, say)
     return {
         "run": str(run.root),
         "parts": summary(recipe, run),
         "certificate": certificate,
-        "report": page["report"],
+        "report": page,
     }
+
+
+def _page(run: Run, say: Callable[[str], None]) -> str | None:
+    """The run's page; None, with a line, where it cannot be made: the run is done, and stays so."""
+    try:
+        return str(write_run_page(run)["report"])
+    except Exception as error:  # noqa: BLE001 - whatever it is, the model is there
+        say(f"the page was not made ({type(error).__name__}: {first_line(error)}); try shridhar-ft report {run.root}")
+        return None
 
 
 def _train_along(

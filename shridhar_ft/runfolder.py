@@ -232,11 +232,26 @@ def run_folder(name: str) -> Run:
     return run
 
 
+def settings_of(content: bytes, where: object) -> dict[str, Any]:
+    """The mapping in a run's own recipe.yaml, as it was when it ran: it need not be valid today.
+
+    Raises:
+        UserError: It is damaged, or no mapping.
+    """
+    try:
+        held = yaml.safe_load(content.decode()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{where} cannot be read ({first_line(error)}); put the recipe back there") from error
+    if not isinstance(held, dict):
+        raise UserError(f"{where} holds no recipe but a {type(held).__name__}; put the recipe back there")
+    return held
+
+
 def check_owner(run: Run) -> None:
     """Refuse a run folder whose recipe bears another name than the folder."""
     recipe = run.root / "recipe.yaml"
     if recipe.is_file():
-        owner = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("name")
+        owner = settings_of(recipe.read_bytes(), recipe).get("name")
         if owner != run.root.resolve().name:
             raise UserError(
                 f"{run.root} holds the run '{owner}': a run folder belongs to one name; "

@@ -61,7 +61,7 @@ class Spending:
         if budget.machine != HERE:
             meant = machine(budget.machine)
             price = meant.usd_per_hour if price is None else price
-            if device != meant.kind:
+            if device != meant.kind and budget.usd_per_hour is None:  # a price of one's own is that of these hours
                 price, why = None, f"this is no {meant.name}: it trains on {device}"
         if price is None and budget.max_usd is not None:
             tell(f"budget: these hours are not counted against budget.max_usd: {why}")

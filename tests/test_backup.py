@@ -55,7 +55,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = Path("runs/r")
     stages = [{"name": "8k", "context": 64}, {"name": "32k", "context": 128}]
     root.mkdir(parents=True)
-    (root / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "stages": stages, "sft": {}}))
+    (root / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "stages": stages, "sft": {"rank": 8}}))
     write_json(root / "status.json", {"status": None, "part": "pretrain"})
     for private in ("data/train/rows.arrow", "stages/8k/windows/train/data.arrow", "sft/receipts/mask.json"):
         (root / private).parent.mkdir(parents=True, exist_ok=True)
@@ -196,6 +196,7 @@ def test_finished_parts_travel_as_weights_and_damaged_ones_are_not_taken(run: Pa
     write_json(run / "stages/8k" / PART, {"fingerprint": "f", "hash": "h", "seconds": 1, "checkpoint": "checkpoint-10"})
     checkpoint(run, 5, "stages/32k")
     checkpoint(run, 7, "stages/32k")
+    write_json(run / "sft" / PART, {"fingerprint": "f", "hash": "h", "seconds": 1})
     mirror = Mirror(run, place, quiet)
     mirror.update(last=True)
     again = Mirror(run, place, said := Lines())  # another process, later
@@ -214,6 +215,7 @@ def test_finished_parts_travel_as_weights_and_damaged_ones_are_not_taken(run: Pa
     made = pull(place, "r", tmp_path / "two", told := Lines())
     assert made["finished"] == [] and made["checkpoint"] == "stages/8k/checkpoints/checkpoint-10"
     assert "stages/8k/model is damaged" in told.text and not (tmp_path / "two/r/stages/8k" / PART).exists()
+    assert not (tmp_path / "two/r/sft" / PART).exists(), "it would count as finished, and has no weights"
     store.write("stages/8k/model/model.safetensors", (weights / "model.safetensors").read_bytes())
     made = pull(place, "r", tmp_path / "three", told := Lines())
     assert made["checkpoint"] is None, "the older one was never begun, as the newest was there first"
@@ -288,6 +290,15 @@ def test_places_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UserError, match=r"s3:// needs s3fs; run `pip install 'shridhar_ft\[cloud\]'`"):
         check_place("s3://bucket", "train.backup")
     check_place("/some/where", "train.backup")
+
+
+@pytest.mark.parametrize("where", ["runs", "runs/r", "runs/r/stages"])
+def test_the_run_is_not_its_own_backup(run: Path, where: str) -> None:
+    kept = {path for path in run.rglob("*") if path.is_file()}
+    recipe = load_recipe("demo", ["name=r", f"train.backup={run.parent.parent / where}"])
+    with pytest.raises(UserError, match="where the run itself lies"), backing_up(recipe, Run(run), quiet):
+        raise AssertionError("it began")
+    assert kept <= set(run.rglob("*"))
 
 
 # -------------------------------------------------------------------------------------------- beside a training

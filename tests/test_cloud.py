@@ -96,6 +96,8 @@ def test_the_budget_counts_the_price_that_is_paid(root: Path, tmp_path: Path, ca
     assert f"budget.usd_per_hour={demand} " in written(tmp_path / "demand", "gcp", *more, "--no-spot")
     own = written(tmp_path / "own", "lambda", "budget.usd_per_hour=15")
     assert "budget.usd_per_hour=15.0 " in own
+    other = written(tmp_path / "other", "aws", "--machine", "aws-p4de.24xlarge", "budget.usd_per_hour=9")
+    assert "budget.usd_per_hour=27" not in other, "what was asked for on this very line is not the recipe's machine's"
     assert "budget does not reach" in written(tmp_path / "small", "lambda", "budget.max_usd=1")
     capsys.readouterr()
     assert (

@@ -275,6 +275,22 @@ def test_a_service_that_is_not_installed_is_refused_by_name(monkeypatch: pytest.
         load_recipe("demo", ["train.report_to=[comet]"])
 
 
+@pytest.mark.parametrize("to", ["http://h/a b", "http://h:bad/x", "http://[::1/x", "echo \0", "HTTP://127.0.0.1:9/x"])
+def test_an_address_that_is_none_is_one_line_and_stops_nothing(to: str) -> None:
+    said: list[str] = []
+    notify.send(to, {"event": "stopped"}, said.append)
+    assert len(said) == 1 and "stopped was not delivered" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("live.json", "{"), ("status.json", "{"), ("recipe.yaml", "{"), ("recipe.yaml", "[1]")]
+)
+def test_a_damaged_file_of_a_run_is_one_sentence(run: Path, file: str, content: str) -> None:
+    (run / file).write_text(content)
+    with pytest.raises(UserError, match=file):
+        reader(str(run))()
+
+
 def test_the_live_file_is_written_seldom(run: Path) -> None:
     live = Live(run, "stages/32k", PLAN, Money(), Spent())
     live.begin(0, 1000)

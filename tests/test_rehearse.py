@@ -85,6 +85,8 @@ def recipes(draw: Any) -> Recipe:
             "train": {
                 **draw(ways),
                 "backup": draw(st.none() | st.just("s3://b/r")),
+                "report_to": draw(st.just([]) | st.just(["wandb"])),
+                "stop_after": draw(st.none() | st.just("1m")),
                 "notify": draw(st.none() | st.just("true")),
             },
             "stages": stages,
@@ -164,6 +166,7 @@ def test_a_shrunk_recipe_keeps_what_is_done_and_lists_what_is_less(recipe: Recip
         assert here.method == there.method or not laptop.bitsandbytes
         assert here.memory == "auto" or set(here.memory) <= set(there.memory)
     assert not little.export.push_to_hub
+    assert not little.train.report_to and little.train.stop_after is None
     assert little.train.backup is None, "the real run's bucket is not a rehearsal's"
     assert little.train.notify is None
     assert little.budget.max_usd is None

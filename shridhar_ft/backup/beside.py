@@ -6,9 +6,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
-from shridhar_ft.backup.store import check_place
+from shridhar_ft.backup.store import check_place, scheme_of
 from shridhar_ft.config import Recipe
 from shridhar_ft.durations import seconds
 from shridhar_ft.errors import UserError
@@ -35,6 +36,7 @@ def backing_up(recipe: Recipe, run: Run, say: Callable[[str], None]) -> Iterator
         yield
         return
     check_place(place, "train.backup")
+    _refuse_the_run_itself(place, run.root)
     RUNS.mkdir(exist_ok=True)
     limit = seconds(recipe.train.backup_wait)
     command = [sys.executable, "-m", "shridhar_ft.backup.child", str(run.root), place, str(limit)]
@@ -46,6 +48,15 @@ def backing_up(recipe: Recipe, run: Run, say: Callable[[str], None]) -> Iterator
         yield
     finally:
         heard.finish(limit)
+
+
+def _refuse_the_run_itself(place: str, root: Path) -> None:
+    """A copy that lies where the run lies would take the run's own files for old copies, and remove them."""
+    if scheme_of(place) is not None:
+        return
+    there, here = (Path(place) / root.name).resolve(), root.resolve()
+    if there.is_relative_to(here) or here.is_relative_to(there):
+        raise UserError(f"train.backup: {place} is where the run itself lies; name a folder outside of {root}")
 
 
 class _Heard:

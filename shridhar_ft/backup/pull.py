@@ -1,6 +1,7 @@
 """`shridhar-ft pull`: brings a run back from its backup, every file verified, nothing half-written at the target."""
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -8,13 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from shridhar_ft.backup.contents import ARCHIVE, IDENTITY, OWNER, WEIGHTS, best_of, unpack
 from shridhar_ft.backup.store import Store, check_place
 from shridhar_ft.checkpoint import MANIFEST, damage, step_of
 from shridhar_ft.errors import UserError, first_line
-from shridhar_ft.runfolder import PART, RUNS, publishing, read_json, write_json
+from shridhar_ft.runfolder import PART, RUNS, publishing, read_json, settings_of, write_json
 
 TRIES = 4
 
@@ -31,10 +30,11 @@ def find_run(place: str, name: str | None) -> Store:
     store = Store(place)
     if name is None and _tried(lambda: store.read(OWNER)) is not None:
         return store
-    names = [name] if name else [found for found in store.children() if store.read(f"{found}/{OWNER}") is not None]
+    below = [name] if name else _tried(store.children)
+    names = [found for found in below if _tried(partial(store.read, f"{found}/{OWNER}")) is not None]
     if len(names) > 1:
         raise UserError(f"{place} holds the runs {', '.join(names)}; name one of them")
-    if not names or store.read(f"{names[0]}/{OWNER}") is None:
+    if not names:
         raise UserError(
             f"{place} holds no backup{f' of {name}' if name else ''}; mend the place, e.g. s3://bucket/backups"
         )
@@ -65,10 +65,12 @@ def pull(place: str, name: str | None, into: Path, say: Say) -> dict[str, Any]:
     if archive is None:
         raise UserError(f"{store.place} holds no {ARCHIVE}: no copy was ever finished")
     files = unpack(archive, store.place)
-    recipe = yaml.safe_load(files["recipe.yaml"].decode())
+    own = _owner(store)
+    recipe = settings_of(files.get("recipe.yaml", b""), f"{store.place}/{ARCHIVE}: recipe.yaml")
     finished, checkpoint = [], None
     with publishing(target) as folder:
-        for part in _parts(recipe):
+        parts = _parts(recipe)
+        for place_in_order, part in enumerate(parts):
             kind = _weights(store, part, files, folder, say)
             if kind is None and f"{part}/{PART}" in files:
                 say(f"pull: {part} was finished, and its weights are not there whole; it goes on from its checkpoint")
@@ -79,13 +81,14 @@ def pull(place: str, name: str | None, into: Path, say: Say) -> dict[str, Any]:
                 found = _checkpoint(store, part, folder, say)
                 if kind is None and found is not None:
                     checkpoint = f"{part}/checkpoints/{found}"
-            if kind is None:
-                break  # what stands behind it hangs on it
+            if kind is None:  # what stands behind it hangs on it, and must not count as finished without weights
+                for later in parts[place_in_order + 1 :]:
+                    files.pop(f"{later}/{PART}", None)
+                break
         for inside, content in files.items():
             (folder / inside).parent.mkdir(parents=True, exist_ok=True)
             (folder / inside).write_bytes(content)
-        own = json.loads(store.read(OWNER) or b"{}")
-        write_json(folder / IDENTITY, {"id": own.get("id"), "place": store.place})
+        write_json(folder / IDENTITY, {"id": own, "place": store.place})
     return {
         "run": str(target),
         "finished": finished,
@@ -95,14 +98,26 @@ def pull(place: str, name: str | None, into: Path, say: Say) -> dict[str, Any]:
     }
 
 
+def _owner(store: Store) -> str | None:
+    """Which run's backup it is.
+
+    Raises:
+        UserError: The file that says so is damaged.
+    """
+    try:
+        return json.loads(_tried(lambda: store.read(OWNER)) or b"{}").get("id")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{store.place}/{OWNER} is damaged ({first_line(error)}); put {{}} into it to pull") from error
+
+
 def _resume_command(target: Path) -> str:
     """What goes on with the run: `run` knows it by its name, below a folder `runs`."""
-    command = f"shridhar-ft run {RUNS / target.name / 'recipe.yaml'}"
+    command = shlex.join(["shridhar-ft", "run", str(RUNS / target.name / "recipe.yaml")])
     if target.parent == RUNS:
         return command
     if target.parent.name == RUNS.name:
-        return f"cd {target.parent.parent} && {command}"
-    return f"mv {target} {RUNS / target.name} && {command}"
+        return f"cd {shlex.quote(str(target.parent.parent))} && {command}"
+    return f"mkdir -p {RUNS} && {shlex.join(['mv', str(target), str(RUNS / target.name)])} && {command}"
 
 
 def _parts(recipe: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 
 from shridhar_ft.cloud.target import WITH_SPOT, Target
-from shridhar_ft.cloud.uploads import data_bytes, data_paths, mounts, requirement
+from shridhar_ft.cloud.uploads import data_bytes, data_paths, mounts, requirements
 from shridhar_ft.cloud.words import block, comment, head, run_lines
 from shridhar_ft.errors import Resumable
 from shridhar_ft.nodes import HEAD, NODE
@@ -109,7 +109,7 @@ def _setup(target: Target) -> list[str]:
         "command -v uv >/dev/null || python3 -m pip install --user --quiet uv",
         "[ -x .venv/bin/python ] || uv venv --python 3.12 --seed .venv",
         "# PyPI's torch for Linux brings CUDA.",
-        f"uv pip install --python .venv/bin/python '{requirement(target)}'",
+        f"uv pip install --python .venv/bin/python {requirements(target)}",
         ".venv/bin/python -c 'import torch; assert torch.cuda.is_available(), \"torch sees no GPU\"'",
     ]
 

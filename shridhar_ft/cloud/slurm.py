@@ -1,7 +1,7 @@
 """sbatch scripts: stopped before the limit, requeued where a run can go on, and never where it cannot."""
 
 from shridhar_ft.cloud.target import Target
-from shridhar_ft.cloud.uploads import data_paths, requirement
+from shridhar_ft.cloud.uploads import data_paths, requirements
 from shridhar_ft.cloud.words import comment, head, run_lines
 from shridhar_ft.errors import Resumable
 from shridhar_ft.nodes import HEAD, NODE
@@ -44,7 +44,7 @@ def _how_to(target: Target, file: str) -> list[str]:
     return [
         "# Once, on a machine with a way to the internet, in the folder where the jobs start (all machines see it):",
         "#",
-        f"#   python3 -m venv .venv && .venv/bin/pip install '{requirement(target)}'",
+        f"#   python3 -m venv .venv && .venv/bin/pip install {requirements(target)}",
         f"#   sbatch {file}",
         "#   scancel --batch --signal=USR1 JOBID",
         "#",
@@ -82,7 +82,7 @@ def _venv(target: Target) -> list[str]:
     return [
         'cd "${SLURM_SUBMIT_DIR:-.}" || exit 2',
         "if [ ! -f .venv/bin/activate ]; then",
-        f"  echo \"no $PWD/.venv: python3 -m venv .venv && .venv/bin/pip install '{requirement(target)}'\" >&2",
+        f'  echo "no $PWD/.venv: python3 -m venv .venv && .venv/bin/pip install {requirements(target)}" >&2',
         "  exit 2",
         "fi",
         ". .venv/bin/activate",

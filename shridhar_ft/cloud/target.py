@@ -147,7 +147,9 @@ def _planned(
     Raises:
         UserError: It does not fit, or its accelerate config cannot be used there.
     """
-    own_price = recipe.budget.usd_per_hour if where.name == recipe.budget.machine else None
+    said = any(setting.startswith("budget.usd_per_hour=") for setting in overrides)  # now, for this very machine
+    meant = said or recipe.budget.machine in (HERE, where.name) or wish.cloud == "slurm"
+    own_price = recipe.budget.usd_per_hour if meant else None
     budget = recipe.budget.model_copy(update={"machine": where.name, "usd_per_hour": own_price})
     moved = recipe.model_copy(update={"budget": budget})
     launch = launch_for(moved, where, wish.nodes, wish.folder / f"launch-{where.name}-{wish.nodes}.yaml")

@@ -17,13 +17,14 @@ def in_checkout() -> bool:
     return Path("pyproject.toml").is_file() and Path("shridhar_ft").resolve() == PACKAGE
 
 
-def requirement(target: Target) -> str:
-    """What pip installs there: the checkout, or this very version."""
+def requirements(target: Target) -> str:
+    """What pip installs there, as a shell takes it: the checkout or this very version, and what gets the curves."""
     deepspeed = target.plan.layout.deepspeed
     gguf = ("gguf", "llama-cpp") if target.recipe.export.gguf_kinds else ()
     flash = ("flash",) if target.recipe.model.attention == "flash" or target.plan.layout.sequence > 1 else ()
     extras = ",".join(("books", "cloud", *(("deepspeed",) if deepspeed else ()), *flash, *gguf))
-    return f".[{extras}]" if in_checkout() else f"shridhar_ft[{extras}]=={__version__}"
+    own = f".[{extras}]" if in_checkout() else f"shridhar_ft[{extras}]=={__version__}"
+    return " ".join([f"'{own}'", *target.recipe.train.report_to])
 
 
 def recipe_argument(target: Target) -> str:

@@ -90,9 +90,11 @@ def event(kind: str, text: str, run: Run, part: str, status: int | None, figures
 
 def _send_end(recipe: Recipe, run: Run, status: int | None, say: Say) -> None:
     assert recipe.train.notify is not None, "the caller asks"
-    live = read_live(run.root) or {}
     file = run.root / "status.json"
-    part = read_json(file)["part"] if file.is_file() else ""
+    try:
+        live, part = read_live(run.root) or {}, read_json(file)["part"] if file.is_file() else ""
+    except (OSError, ValueError):  # cut off by a full disk, say, which may be what is to be told
+        live, part = {}, ""
     if part in ("pretrain", "sft") and live:
         part = live["part"]
     kind = "done" if status == 0 else "stopped" if status in STOPPED else "failed"
@@ -112,7 +114,10 @@ def send(to: str, what: dict[str, Any], say: Say) -> None:
         say: Told what went wrong.
     """
     body = json.dumps(what, ensure_ascii=False).encode()
-    trouble = _post(to, body) if to.startswith(("http://", "https://")) else _run(to, body)
+    try:
+        trouble = _post(to, body) if to.lower().startswith(("http://", "https://")) else _run(to, body)
+    except Exception as error:  # noqa: BLE001 - whatever a server brings about: a run's end stays what it was
+        trouble = type(error).__name__  # its text may hold the address
     if trouble:
         say(f"train.notify: {what['event']} was not delivered ({trouble}); the run is not touched by it")
 

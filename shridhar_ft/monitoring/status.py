@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from shridhar_ft.backup.contents import ARCHIVE, IDENTITY, parts, small_files, unpack
 from shridhar_ft.backup.pull import find_run
 from shridhar_ft.backup.store import scheme_of
 from shridhar_ft.checkpoint import MANIFEST, checkpoints, step_of
-from shridhar_ft.errors import UserError
+from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.monitoring.live import LIVE
-from shridhar_ft.runfolder import PART
+from shridhar_ft.runfolder import PART, settings_of
 
 QUIET_AT_LEAST = 120.0  # seconds without a sign of life before it is worth a word; the backup copies once a minute
 QUIET_STEPS = 5  # the same in steps, where those are long
@@ -48,7 +47,7 @@ def reader(what: str) -> Read:
             raise UserError(f"{store.place} holds no {ARCHIVE}: no copy was ever finished")
         files = unpack(held, store.place)
         names = [found.rsplit("/", 1)[0] for found in files if found.endswith(f"/{PART}")]
-        running = json.loads(files[LIVE])["part"] if LIVE in files else None
+        running = (_json(files, LIVE) or {}).get("part")
         newest = {
             part: step
             for part in {*names, *([running] if running else [])}
@@ -87,7 +86,7 @@ def state_of(name: str, files: dict[str, bytes], newest: dict[str, int], here: b
         State in words, part, step, figures, time and money, as `--json` prints it; what is not known is None.
     """
     status, live = _json(files, "status.json") or {}, _json(files, LIVE) or {}
-    recipe = yaml.safe_load(files["recipe.yaml"].decode()) if "recipe.yaml" in files else {}
+    recipe = settings_of(files["recipe.yaml"], f"{name}/recipe.yaml") if "recipe.yaml" in files else {}
     names = [f"stages/{stage['name']}" for stage in recipe.get("stages") or []] + (["sft"] if recipe.get("sft") else [])
     done = {part: found for part in names if (found := _json(files, f"{part}/{PART}"))}
     running = status.get("status") is None and bool(status)
@@ -130,7 +129,12 @@ def state_of(name: str, files: dict[str, bytes], newest: dict[str, int], here: b
 
 
 def _json(files: dict[str, bytes], name: str) -> dict[str, Any] | None:
-    return json.loads(files[name]) if name in files else None
+    try:
+        return json.loads(files[name]) if name in files else None
+    except ValueError as error:
+        raise UserError(
+            f"status: {name} is damaged ({first_line(error)}); remove it, and the run writes it anew"
+        ) from error
 
 
 def _figures(files: dict[str, bytes], live: dict[str, Any]) -> dict[str, float]:

@@ -24,6 +24,8 @@ OUTWARD = {
     ("export", "push_to_hub"): "a rehearsal sends no model anywhere",
     ("train", "backup"): "a rehearsal puts no checkpoints where the real run's will lie",
     ("train", "notify"): "a rehearsal tells nobody of its stages and stops",
+    ("train", "report_to"): "a rehearsal sends its curves nowhere",
+    ("train", "stop_after"): "a rehearsal is stopped by signals alone",
 }
 """Settings that reach beyond this machine, and why they are not tried."""
 K_QUANTS = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
@@ -64,8 +66,8 @@ def shrink(recipe: Recipe, laptop: Laptop, made: Made) -> Shrunk:
     _eval(raw["eval"], recipe, divisor, made, small)
     _export(raw["export"], recipe, laptop, small)
     for (section, key), why in OUTWARD.items():
-        if raw[section][key] is not None:
-            raw[section][key] = None
+        if raw[section][key]:
+            raw[section][key] = [] if isinstance(raw[section][key], list) else None
             small.untried.append(f"{section}.{key}: {why}.")
     raw["launch"]["config"] = change(small, "launch.config", recipe.launch.config, made.launch, f"{made.layout} here")
     small.changes += made.cut

@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from shridhar_ft.config import find_recipe, load_recipe
 from shridhar_ft.errors import UserError
 from shridhar_ft.receipts import receipt_files
 from shridhar_ft.report.data_report import check_numbers_only
-from shridhar_ft.runfolder import PART, RUNS, Run, check_owner, read_json, run_folder
+from shridhar_ft.runfolder import PART, RUNS, Run, check_owner, read_json, run_folder, settings_of
 
 SAMPLES = "samples.json"
 WORDS_OF_A_RECEIPT = {
@@ -108,7 +106,7 @@ def collect(run: Run) -> Record:
             return None
 
     file = run.root / "recipe.yaml"
-    recipe = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+    recipe = settings_of(file.read_bytes(), file) if file.is_file() else {}
     settings = {f"stages/{stage['name']}": stage for stage in recipe.get("stages") or []}
     settings |= {"sft": recipe["sft"]} if recipe.get("sft") else {}
     parts = [

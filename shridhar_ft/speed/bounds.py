@@ -16,14 +16,15 @@ WIDE = 2048  # rows and columns of the product that shows what the processor com
 
 
 def memory_rate(device: str = "cpu") -> float:
-    """Bytes a second that are read from memory: all cores' sums over a gigabyte each, or a device's own; best of three.
+    """Bytes a second that are read from memory: the cores' sums over a gigabyte, or a device's own; best of three.
 
     Decode reads every weight and all keys and values for each token, so it cannot be faster than this allows; only a
     model that fits the processor's cache can.
     """
     if device != "cpu":
         return _device_rate(device)
-    parts = [np.ones(GIGABYTE // 8, dtype=np.float64) for _ in range(os.cpu_count() or 1)]
+    cores = os.cpu_count() or 1
+    parts = [np.ones(GIGABYTE // 8 // cores, dtype=np.float64) for _ in range(cores)]
     best = 0.0
     for _ in range(3):
         threads = [threading.Thread(target=part.sum) for part in parts]
