@@ -24,7 +24,7 @@ from shridhar_ft.backup.beside import backing_up
 from shridhar_ft.config import Recipe
 from shridhar_ft.engines import PROCESSES, Engine
 from shridhar_ft.entry import UNDER_RUN
-from shridhar_ft.errors import CheckFailed, DiskFailed, Resumable, Stop, UserError, first_line
+from shridhar_ft.errors import BudgetSpent, CheckFailed, DiskFailed, Resumable, Stop, UserError, first_line
 from shridhar_ft.monitoring.notify import notifying
 from shridhar_ft.monitoring.reporters import check_reporters
 from shridhar_ft.nodes import Node
@@ -34,7 +34,7 @@ from shridhar_ft.report.run_page import write_run_page
 from shridhar_ft.runfolder import Run, is_current, only_one, part_of, read_json
 from shridhar_ft.shipped import shipped
 from shridhar_ft.signals import pass_start_on, stoppable
-from shridhar_ft.spending import close_session, refuse_if_spent
+from shridhar_ft.spending import counted_to_the_end, refuse_if_spent
 
 # glibc hands each large tensor back to the kernel and faults it in again page by page: on two CPU cores that is
 # almost half of a training step. With huge pages a step of the shelf-cpu recipe takes 2.0 s instead of 3.6 s. Other
@@ -63,7 +63,7 @@ def run_recipe(
     part, node = "prepare", Node.here()
     if not node.first:
         return _train_along(recipe, run, node, say, allowed)
-    with only_one(run), backing_up(recipe, run, say), notifying(recipe, run, say):
+    with only_one(run), counted_to_the_end(run), backing_up(recipe, run, say), notifying(recipe, run, say):
         try:
             refuse_if_spent(recipe, run, _training_folders(recipe, run))
             for sentence in recipe.without_effect():
@@ -88,7 +88,6 @@ def run_recipe(
 
             with stoppable(part):
                 certificate = ensure_export(recipe, run, say)
-            close_session(run)
         except Stop as stop:
             if (run.root / "recipe.yaml").is_file():
                 with suppress(DiskFailed):  # the disk that stopped it may be full
@@ -97,7 +96,13 @@ def run_recipe(
                         part,
                         str(stop),
                         resume=shlex.join(
-                            ["shridhar-ft", "run", str(run.root / "recipe.yaml"), *allow_option(allowed - {RESTART})]
+                            [
+                                "shridhar-ft",
+                                "run",
+                                str(run.root / "recipe.yaml"),
+                                *allow_option(allowed - {RESTART}),
+                                *_raised(recipe, stop),
+                            ]
                         ),
                     )
             raise
@@ -110,6 +115,12 @@ def run_recipe(
         "certificate": certificate,
         "report": page,
     }
+
+
+def _raised(recipe: Recipe, stop: Stop) -> list[str]:
+    """What a run that spent its budget needs to go on: more of it."""
+    most = recipe.budget.max_usd
+    return [f"budget.max_usd={2 * most:g}"] if isinstance(stop, BudgetSpent) and most is not None else []
 
 
 def _page(run: Run, say: Callable[[str], None]) -> str | None:

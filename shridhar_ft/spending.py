@@ -8,7 +8,8 @@ more; what a machine costs before the command begins and after it ends is not se
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,12 +110,16 @@ def refuse_if_spent(recipe: Recipe, run: Run, parts: list[Path]) -> None:
         raise BudgetSpent(f"{run.root}: not begun: {_spent_sentence(spent, most)}")
 
 
-def close_session(run: Run) -> None:
-    """Count the time after the last training step too, where this command trained at a price."""
-    file = run.root / FILE
-    held = _sessions(file).get(_session())
-    if held is not None:
-        Spending(file, held["usd_per_hour"], None, writes=True).keep(at_once=True)
+@contextmanager
+def counted_to_the_end(run: Run) -> Iterator[None]:
+    """Count the time after the last training step too, however the block ends, where hours have a price."""
+    try:
+        yield
+    finally:
+        file = run.root / FILE
+        held = _sessions(file).get(_session())
+        if held is not None:
+            Spending(file, held["usd_per_hour"], None, writes=True).keep(at_once=True)
 
 
 def _spent_sentence(usd: float, most: float) -> str:

@@ -135,6 +135,13 @@ def test_what_cannot_be_is_refused_in_one_sentence(root: Path, capsys: pytest.Ca
     assert "name a machine like those of your cluster" in refused(capsys, "--to", "slurm", "budget.machine=here")
 
 
+@pytest.mark.parametrize("value", ["../books/*.txt", "[a, ~/books]", "~/books"])
+def test_a_path_that_means_another_place_there_is_refused(
+    root: Path, value: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert "give the absolute path" in refused(capsys, "--to", "aws", f"data.books.paths={value}")
+
+
 def test_it_starts_without_torch(root: Path, tmp_path: Path) -> None:
     arguments = ["cloud", "recipes/shridhar-gpt", "--to", "aws", "-o", str(tmp_path)]
     script = (
