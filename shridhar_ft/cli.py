@@ -106,10 +106,10 @@ def _answers_alone(output: TextIO | None) -> Iterator[None]:
         _answers = None
 
 
-def answer(as_json: bool, value: Any, lines: Sequence[str] = ()) -> None:  # noqa: ANN401 - whatever JSON holds
-    """Print a command's answer: JSON, or lines for a person."""
+def answer(as_json: bool, value: Any, lines: Sequence[str] = (), a_line: bool = False) -> None:  # noqa: ANN401
+    """Print a command's answer: JSON (in one line, where one of many), or lines for a person."""
     if as_json:
-        text = json.dumps(value, ensure_ascii=False, indent=1, default=str)
+        text = json.dumps(value, ensure_ascii=False, indent=None if a_line else 1, default=str)
         print(text.encode("utf-8", errors="replace").decode("utf-8"), file=_answers or sys.stdout)
     else:
         for line in lines:
@@ -390,7 +390,9 @@ def status(
 
     read = reader(what)
     if watch:
-        follow(read, every, Console(highlight=False), (lambda state: answer(True, state)) if as_json else None)
+        follow(
+            read, every, Console(highlight=False), (lambda state: answer(True, state, a_line=True)) if as_json else None
+        )
         return
     state = read()
     answer(as_json, state, list(lines(state)))

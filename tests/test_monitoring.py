@@ -160,6 +160,13 @@ def test_watching_ends_with_the_run(run: Path) -> None:
     assert seen == ["running", "done"]
 
 
+def test_a_watch_in_json_is_a_line_a_state(run: Path, capsys: pytest.CaptureFixture) -> None:
+    Run(run).status(0, "run", "done")
+    assert run_command(["status", "runs/r", "--watch", "--json"]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["state"] == "done"
+
+
 def test_ctrl_c_leaves_the_watch_in_peace(run: Path) -> None:
     def read() -> dict:
         raise KeyboardInterrupt

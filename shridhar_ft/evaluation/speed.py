@@ -12,7 +12,7 @@ interval is over repeats: it says how steady this machine was, and nothing of an
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -34,7 +34,7 @@ LONGEST = 8192  # tokens of the window that the default depths share out
 class Settings(Section):
     """Of `speed`."""
 
-    depths: list[int] = Field([])
+    depths: list[Annotated[int, Field(ge=0)]] = Field([])
     """Tokens that stand there already; those beyond the window are left out with a line (default: 0, a half, and all
     but what is read and said, of a window up to 8,192)."""
     prefill: int = Field(256, ge=1, le=SEED_TOKENS)

@@ -22,7 +22,17 @@ from shridhar_ft.rehearse.shrink import SUFFIX, shrink
 from shridhar_ft.rehearse.small import Change, Laptop, Made, Shrunk
 from shridhar_ft.rehearse.steps import Failed, Step, Transcript, rehearse_run
 from shridhar_ft.rehearse.view import as_line, lines
-from shridhar_ft.runfolder import RUNS, Run, as_json, environment, read_json, run_folder, write_json, write_text
+from shridhar_ft.runfolder import (
+    RUNS,
+    Run,
+    as_json,
+    environment,
+    only_one,
+    read_json,
+    run_folder,
+    write_json,
+    write_text,
+)
 
 RESULT = "rehearsal.json"
 READING = 600  # seconds after which the sample stands in for sources that were not read
@@ -44,13 +54,18 @@ def rehearse(
         What rehearsal.json holds, and the same as lines.
 
     Raises:
-        UserError: The recipe is wrong, or the folder of the rehearsal holds something else.
+        UserError: The recipe is wrong, the folder of the rehearsal holds something else, or it is being rehearsed.
     """
-    began, used = time.monotonic(), processor_seconds()
     real = load_recipe(recipe, overrides)
+    run = Run(RUNS / f"{real.name}{SUFFIX}")
+    with only_one(run, "rehearsal"):  # a second one would remove the folder of the first
+        return _rehearsed(real, run, say, keep)
+
+
+def _rehearsed(real: Recipe, run: Run, say: Callable[[str], None], keep: bool) -> tuple[dict[str, Any], list[str]]:
+    began, used = time.monotonic(), processor_seconds()
     where = machine_of(real.budget.machine)
     layout, _ = default_layout(real, where)
-    run = Run(RUNS / f"{real.name}{SUFFIX}")
     work = _fresh(run)
     write_text(work / "real.yaml", dump_recipe(real))
     laptop = _laptop()
