@@ -160,6 +160,13 @@ def test_watching_ends_with_the_run(run: Path) -> None:
     assert seen == ["running", "done"]
 
 
+def test_a_run_whose_first_data_are_being_read_is_no_missing_backup(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/new/.data.1.tmp").mkdir(parents=True)
+    with pytest.raises(UserError, match="being read for the first time"):
+        reader("runs/new")
+
+
 def test_a_watch_in_json_is_a_line_a_state(run: Path, capsys: pytest.CaptureFixture) -> None:
     Run(run).status(0, "run", "done")
     assert run_command(["status", "runs/r", "--watch", "--json"]) == 0

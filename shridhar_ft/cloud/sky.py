@@ -1,6 +1,7 @@
 """SkyPilot task files for Lambda, AWS and GCP."""
 
 import json
+import shlex
 
 from shridhar_ft.cloud.target import WITH_SPOT, Target
 from shridhar_ft.cloud.uploads import data_bytes, data_paths, mounts, requirements
@@ -43,6 +44,7 @@ def task(target: Target, made_by: str, file: str) -> str:
 
 def _how_to(target: Target, file: str) -> list[str]:
     name = target.recipe.name
+    file = shlex.quote(file)
     start = f"sky jobs launch -n {name} --env BACKUP=s3://my-bucket/runs {file}"
     going_on = (
         "A preempted machine is replaced, and a run that stopped with status 75 is started again, from the last "

@@ -1,5 +1,7 @@
 """sbatch scripts: stopped before the limit, requeued where a run can go on, and never where it cannot."""
 
+import shlex
+
 from shridhar_ft.cloud.target import Target
 from shridhar_ft.cloud.uploads import data_paths, requirements
 from shridhar_ft.cloud.words import comment, head, run_lines
@@ -45,7 +47,7 @@ def _how_to(target: Target, file: str) -> list[str]:
         "# Once, on a machine with a way to the internet, in the folder where the jobs start (all machines see it):",
         "#",
         f"#   python3 -m venv .venv && .venv/bin/pip install {requirements(target)}",
-        f"#   sbatch {file}",
+        f"#   sbatch {shlex.quote(file)}",
         "#   scancel --batch --signal=USR1 JOBID",
         "#",
         *comment(

@@ -38,6 +38,8 @@ def reader(what: str) -> Read:
         return lambda: state_of(folder.resolve().name, small_files(folder), _newest(folder), here=True)
     if scheme_of(what) is None and not folder.is_dir():
         raise UserError(f"status: {what} is no run folder and no backup; e.g. shridhar-ft status runs/demo")
+    if scheme_of(what) is None and any(folder.glob(".data.*")):  # a run has a status from its first data on
+        raise UserError(f"status: the data of {what} are being read for the first time; ask again when they are there")
     store = find_run(what, None)
     name = store.place.rsplit("/", 1)[-1]
 
