@@ -17,7 +17,7 @@ from shridhar_ft.allowed import ALLOW, RESTART, allow_option, parse_allowed
 from shridhar_ft.backup.beside import backing_up
 from shridhar_ft.config import Recipe, load_recipe
 from shridhar_ft.engines import check_processes
-from shridhar_ft.errors import BudgetSpent, DiskFailed, Resumable, Stop
+from shridhar_ft.errors import STOPPED, DiskFailed, Resumable, Stop
 from shridhar_ft.model.build import base_config
 from shridhar_ft.monitoring.notify import notifying
 from shridhar_ft.monitoring.reporters import check_reporters
@@ -164,7 +164,7 @@ def leave(status: int) -> None:
     if "torch" in sys.modules:
         from shridhar_ft.processes import part_company
 
-        part_company(agreed=status in (0, Resumable.status, BudgetSpent.status))
+        part_company(agreed=status in (0, *STOPPED))
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(status)

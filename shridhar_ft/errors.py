@@ -59,6 +59,10 @@ class BudgetSpent(Stop):
     status = 76
 
 
+STOPPED = (Resumable.status, BudgetSpent.status)
+"""Statuses of a run that ended with a checkpoint because it was to: it can go on, and nothing failed."""
+
+
 def first_line(error: Exception) -> str:
     """The first line of a library's message, for quoting inside a sentence of ours."""
     return str(error).strip().split("\n")[0]

@@ -23,11 +23,8 @@ class PartWindows:
     validation: Dataset
     ledger: dict[str, Any]
     """Where every token of the train documents went."""
-
-    @property
-    def packed(self) -> bool:
-        """Whether documents share a train window."""
-        return any(len(lengths) > 1 for lengths in self.train["lengths"])
+    packed: bool
+    """Whether documents share a train window."""
 
 
 def make_windows(
@@ -65,6 +62,6 @@ def make_windows(
     receipts.write("ledger", lost, {key: ledger[key] for key in ledger if key != "fingerprint"}, balanced)
     if not len(train):
         raise UserError(f"{part.name}: nothing is left to read; take carry.data away, or shorten the stage before")
-    made = PartWindows(train, validation, ledger)
-    engine.check_packed(made.packed, part.name)
-    return made
+    packed = any(len(lengths) > 1 for lengths in train["lengths"])
+    engine.check_packed(packed, part.name)
+    return PartWindows(train, validation, ledger, packed)

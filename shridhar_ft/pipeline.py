@@ -34,7 +34,7 @@ from shridhar_ft.report.run_page import write_run_page
 from shridhar_ft.runfolder import Run, is_current, only_one, part_of, read_json
 from shridhar_ft.shipped import shipped
 from shridhar_ft.signals import pass_start_on, stoppable
-from shridhar_ft.spending import counted_to_the_end, refuse_if_spent
+from shridhar_ft.spending import counted_to_the_end, raised, refuse_if_spent
 
 # glibc hands each large tensor back to the kernel and faults it in again page by page: on two CPU cores that is
 # almost half of a training step. With huge pages a step of the shelf-cpu recipe takes 2.0 s instead of 3.6 s. Other
@@ -120,7 +120,7 @@ def run_recipe(
 def _raised(recipe: Recipe, stop: Stop) -> list[str]:
     """What a run that spent its budget needs to go on: more of it."""
     most = recipe.budget.max_usd
-    return [f"budget.max_usd={2 * most:g}"] if isinstance(stop, BudgetSpent) and most is not None else []
+    return [raised(most)] if isinstance(stop, BudgetSpent) and most is not None else []
 
 
 def _page(run: Run, say: Callable[[str], None]) -> str | None:

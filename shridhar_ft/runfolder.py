@@ -247,6 +247,12 @@ def settings_of(content: bytes, where: object) -> dict[str, Any]:
     return held
 
 
+def parts_of(settings: dict[str, Any]) -> list[str]:
+    """Names of the training parts of such a mapping, in order, as folders of the run."""
+    stages = [f"stages/{stage['name']}" for stage in settings.get("stages") or []]
+    return [*stages, *(["sft"] if settings.get("sft") else [])]
+
+
 def check_owner(run: Run) -> None:
     """Refuse a run folder whose recipe bears another name than the folder."""
     recipe = run.root / "recipe.yaml"

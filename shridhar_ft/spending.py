@@ -123,10 +123,12 @@ def counted_to_the_end(run: Run) -> Iterator[None]:
 
 
 def _spent_sentence(usd: float, most: float) -> str:
-    return (
-        f"${usd:,.2f} of the ${most:,.2f} of budget.max_usd are spent; to go on, raise it, e.g. "
-        f"budget.max_usd={2 * most:g}"
-    )
+    return f"${usd:,.2f} of the ${most:,.2f} of budget.max_usd are spent; to go on, raise it, e.g. {raised(most)}"
+
+
+def raised(most: float) -> str:
+    """A setting with which a run goes on that has spent this much."""
+    return f"budget.max_usd={2 * most:g}"
 
 
 def _sessions(file: Path) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.runfolder import Run, begin_peak_rss, fingerprint, finish_part, is_current, publishing, read_json
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 BOOK, DIALOGUE, END = SPECIAL_TOKENS
@@ -72,26 +73,10 @@ def train_tokenizer(texts: Iterable[str], settings: TrainTokenizer, model_max_le
     Raises:
         UserError: The corpus yields fewer merges than the vocabulary asks for.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     special = list(dict.fromkeys([*settings.special_tokens, PAD]))
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(O200K_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=settings.vocab_size,
-        min_frequency=settings.min_frequency,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
+    bpe = byte_level_bpe(texts, settings.vocab_size, special, settings.min_frequency)
     if (size := bpe.get_vocab_size()) < settings.vocab_size:
         raise UserError(
             f"tokenizer.train.vocab_size: {settings.vocab_size} tokens were asked for and this corpus yields {size}; "
@@ -107,6 +92,38 @@ def train_tokenizer(texts: Iterable[str], settings: TrainTokenizer, model_max_le
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def byte_level_bpe(
+    texts: Iterable[str], vocab_size: int, special_tokens: list[str], min_frequency: int = 0
+) -> "Tokenizer":
+    """Train a byte-level BPE on o200k's pattern.
+
+    Args:
+        texts: What its merges are learned from.
+        vocab_size: Tokens at most, bytes and special ones among them.
+        special_tokens: Tokens that no text becomes.
+        min_frequency: How often a pair has to stand in the texts to be merged.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(O200K_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=special_tokens,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return bpe
 
 
 def extend_tokenizer(source: str, revision: str | None, model_max_length: int | None) -> "PreTrainedTokenizerBase":

@@ -13,7 +13,7 @@ from shridhar_ft.backup.contents import ARCHIVE, IDENTITY, OWNER, WEIGHTS, best_
 from shridhar_ft.backup.store import Store, check_place
 from shridhar_ft.checkpoint import MANIFEST, damage, step_of
 from shridhar_ft.errors import UserError, first_line
-from shridhar_ft.runfolder import PART, RUNS, publishing, read_json, settings_of, write_json
+from shridhar_ft.runfolder import PART, RUNS, parts_of, publishing, read_json, settings_of, write_json
 
 TRIES = 4
 
@@ -69,7 +69,7 @@ def pull(place: str, name: str | None, into: Path, say: Say) -> dict[str, Any]:
     recipe = settings_of(files.get("recipe.yaml", b""), f"{store.place}/{ARCHIVE}: recipe.yaml")
     finished, checkpoint = [], None
     with publishing(target) as folder:
-        parts = _parts(recipe)
+        parts = parts_of(recipe)
         for place_in_order, part in enumerate(parts):
             kind = _weights(store, part, files, folder, say)
             if kind is None and f"{part}/{PART}" in files:
@@ -118,11 +118,6 @@ def _resume_command(target: Path) -> str:
     if target.parent.name == RUNS.name:
         return f"cd {shlex.quote(str(target.parent.parent))} && {command}"
     return f"mkdir -p {RUNS} && {shlex.join(['mv', str(target), str(RUNS / target.name)])} && {command}"
-
-
-def _parts(recipe: dict[str, Any]) -> list[str]:
-    """Names of the training parts in order."""
-    return [f"stages/{stage['name']}" for stage in recipe.get("stages") or []] + (["sft"] if recipe.get("sft") else [])
 
 
 def _is_read_later(recipe: dict[str, Any], part: str) -> bool:

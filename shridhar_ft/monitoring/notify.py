@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shridhar_ft.config import Recipe
-from shridhar_ft.errors import Resumable, Stop, first_line
+from shridhar_ft.errors import STOPPED, Resumable, Stop, first_line
 from shridhar_ft.monitoring.live import read_live
 from shridhar_ft.runfolder import Run, read_json
 
@@ -35,7 +35,6 @@ MEANS = {
     75: "stopped, and can go on",
     76: "the budget is spent",
 }
-STOPPED = (75, 76)
 
 Say = Callable[[str], None]
 

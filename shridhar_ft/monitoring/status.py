@@ -14,9 +14,9 @@ from shridhar_ft.backup.contents import ARCHIVE, IDENTITY, parts, small_files, u
 from shridhar_ft.backup.pull import find_run
 from shridhar_ft.backup.store import scheme_of
 from shridhar_ft.checkpoint import MANIFEST, checkpoints, step_of
-from shridhar_ft.errors import UserError, first_line
+from shridhar_ft.errors import STOPPED, UserError, first_line
 from shridhar_ft.monitoring.live import LIVE
-from shridhar_ft.runfolder import PART, settings_of
+from shridhar_ft.runfolder import PART, parts_of, settings_of
 
 QUIET_AT_LEAST = 120.0  # seconds without a sign of life before it is worth a word; the backup copies once a minute
 QUIET_STEPS = 5  # the same in steps, where those are long
@@ -89,7 +89,7 @@ def state_of(name: str, files: dict[str, bytes], newest: dict[str, int], here: b
     """
     status, live = _json(files, "status.json") or {}, _json(files, LIVE) or {}
     recipe = settings_of(files["recipe.yaml"], f"{name}/recipe.yaml") if "recipe.yaml" in files else {}
-    names = [f"stages/{stage['name']}" for stage in recipe.get("stages") or []] + (["sft"] if recipe.get("sft") else [])
+    names = parts_of(recipe)
     done = {part: found for part in names if (found := _json(files, f"{part}/{PART}"))}
     running = status.get("status") is None and bool(status)
     part = status.get("part", "")
@@ -186,7 +186,7 @@ def _state(status: dict[str, Any], alive: dict[str, Any] | None) -> str:
     if status["status"] is None:
         assert alive is not None, "a run without a status was asked for its process"
         return {True: "running", None: "silent", False: "gone"}[alive["alive"]]
-    return {0: "done", 75: "stopped", 76: "stopped"}.get(status["status"], "failed")
+    return {0: "done", **dict.fromkeys(STOPPED, "stopped")}.get(status["status"], "failed")
 
 
 def _age(at: str) -> float:

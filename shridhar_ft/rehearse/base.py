@@ -8,7 +8,7 @@ from shridhar_ft.config import Recipe
 from shridhar_ft.plan.models import config_of
 from shridhar_ft.rehearse.shrink import VOCABULARY
 from shridhar_ft.rehearse.sizes import K_ROW, ROW, small_config
-from shridhar_ft.tokenizer import O200K_PATTERN
+from shridhar_ft.tokenizer import byte_level_bpe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,22 +75,7 @@ def own_tokenizer(base: str) -> "PreTrainedTokenizerBase | None":
 
 def train_plain_tokenizer(texts: Iterable[str]) -> "PreTrainedTokenizerBase":
     """A small byte-level BPE with an end of text and none of our tokens, as a base's is before it is extended."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(O200K_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
+    bpe = byte_level_bpe(texts, VOCABULARY, ["<|endoftext|>"])
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", clean_up_tokenization_spaces=False)

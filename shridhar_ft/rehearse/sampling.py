@@ -5,7 +5,7 @@ own reading, mapping and encoding have been tried by then.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -67,28 +67,30 @@ def sample(recipe: Recipe, folder: Path, tell: Callable[[Found], None]) -> None:
     if data.books is not None:
         books = _tried(found, "data.books.paths", data.books.paths, lambda: _books(data, folder / "books", found))
         found["data"]["books"] = books or _own_books()
-    texts = []
-    for index, text in enumerate(data.texts):
-        key = f"data.texts.{index}.paths"
-        if _on_the_hub(text, key, found):
-            continue
-        if rows := _tried(found, key, text.paths, partial(_texts, text, index, folder, found)):
-            texts.append(rows)
+    texts = list(_each("texts", data.texts, _texts, folder, found))
     found["data"]["texts"] = texts
     if data.books is None and texts:
         found["data"]["books"] = None
     _long(recipe, folder, found)
     tell(found)
     read: list[Found] = []
-    for index, source in enumerate(data.dialogues):
-        key = f"data.dialogues.{index}.paths"
+    for rows in _each("dialogues", data.dialogues, _dialogues, folder, found):
+        read.append(rows)
+        found["data"]["dialogues"] = read
+        tell(found)
+    tell(found)
+
+
+def _each(
+    kind: str, sources: Sequence[Any], read: Callable[[Any, int, Path, Found], Found], folder: Path, found: Found
+) -> Iterator[Found]:
+    """The sections of the sources of one kind that are here and can be read."""
+    for index, source in enumerate(sources):
+        key = f"data.{kind}.{index}.paths"
         if _on_the_hub(source, key, found):
             continue
-        if rows := _tried(found, key, source.paths, partial(_dialogues, source, index, folder, found)):
-            read.append(rows)
-            found["data"]["dialogues"] = read
-            tell(found)
-    tell(found)
+        if rows := _tried(found, key, source.paths, partial(read, source, index, folder, found)):
+            yield rows
 
 
 def _tried(found: Found, key: str, paths: Sequence[str], read: Callable[[], Found]) -> Found | None:

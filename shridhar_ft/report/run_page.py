@@ -16,7 +16,7 @@ import yaml
 from shridhar_ft import __version__
 from shridhar_ft.data.measure import KINDS
 from shridhar_ft.data.split import SPLITS
-from shridhar_ft.errors import BudgetSpent, Resumable
+from shridhar_ft.errors import STOPPED, BudgetSpent, Resumable
 from shridhar_ft.report import run_scores, run_training
 from shridhar_ft.report.collect import Record, collect
 from shridhar_ft.report.pages import render
@@ -63,7 +63,7 @@ def run_page(record: Record, tongue: Tongue) -> str:
         sentence=tongue.sentence,
         name=record.run.name,
         state=state(record, tongue),
-        failed=record.status.get("status") not in (None, 0, Resumable.status, BudgetSpent.status),
+        failed=record.status.get("status") not in (None, 0, *STOPPED),
         message=record.status.get("message", "") if record.status.get("status") else "",
         standing=_standing(receipts, tongue),
         missing=missing(record, tongue),
