@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from shridhar_ft.config_rope import Rope
 from shridhar_ft.errors import CheckFailed
-from shridhar_ft.export.card import model_card
+from shridhar_ft.export.card import model_card, with_evaluation
 from shridhar_ft.export.certificate import compare, holds, logits_at, places
 from shridhar_ft.export.merge import Merge, merge_and_certify
 from shridhar_ft.model.rope import StageRope, apply_rope
@@ -172,6 +172,7 @@ def test_the_card_names_counts_and_no_text() -> None:
             "serve": {"vLLM": "vllm serve ./model"},
             "ollama": True,
             "receipts": {"a": True, "b": False},
+            "evaluation": None,
             "version": "0",
         }
     )
@@ -181,3 +182,19 @@ def test_the_card_names_counts_and_no_text() -> None:
     assert "| reloaded | 1.00e-06 | 1.00e-09 |" in card and "Not read by anything: GGUF bf16." in card
     assert "- books: public domain" in card
     assert "vllm serve ./model" in card and "ollama create x -f Modelfile" in card
+    assert "Not measured yet" in card
+    score = {"name": "a|b", "value": 0.5, "low": 0.25, "high": 0.75, "unit": "share", "n": 4, "target": "95 % of 1,000"}
+    ends = {"floor": 0.1, "floor_of": "chance", "ceiling": None, "ceiling_of": "none"}
+    results = {
+        "at": "2026-01-02T03:04:05",
+        "window": 64,
+        "seed": 7,
+        "scores": [score | ends],
+        "unmeasured": {"dialogue": "no dialogues"},
+    }
+    measured = with_evaluation(card, results)
+    assert "| a\\|b | 50.0 % [25.0 %, 75.0 %] | 4 | 10.0 % (chance) | none |" in measured
+    assert "- not measured: dialogue: no dialogues" in measured and "Not measured yet" not in measured
+    assert with_evaluation(measured, results) == measured
+    first, last = card.index("## Evaluation"), card.index("## Serving")
+    assert measured.startswith(card[:first]) and measured.endswith(card[last:])

@@ -7,6 +7,7 @@ import pytest
 from eval_runs import make_run, write_suite
 
 from shridhar_ft.cli import run_command
+from shridhar_ft.model.build import model_fingerprint
 from shridhar_ft.shipped import shipped
 
 
@@ -56,6 +57,16 @@ def test_a_stopped_evaluation_goes_on_and_says_the_same(capsys, folder: Path) ->
     again = json.loads((folder / "runs/tiny/eval/results.json").read_text(encoding="utf-8"))
     assert again["scores"] == whole["scores"]
     assert sorted(file.read_text(encoding="utf-8").splitlines()) == sorted(lines)
+
+
+def test_the_scores_stand_in_the_model_card(folder: Path, capsys) -> None:
+    card = folder / "runs/tiny/export/README.md"
+    card.write_text("# tiny\n\n## Evaluation\n\nNot measured yet\n\n## Serving\n", encoding="utf-8")
+    found = results("runs/tiny", "--suite", "suite.yaml", capsys=capsys)
+    told = card.read_text(encoding="utf-8")
+    assert "Not measured" not in told and all(f"| {score['name']} |" in told for score in found["scores"])
+    assert found["made_from"]["model"] == model_fingerprint(folder / "runs/tiny/export/model")
+    card.unlink()
 
 
 def test_another_seed_begins_anew(capsys) -> None:

@@ -14,9 +14,10 @@ from shridhar_ft.adapter_base import AdapterBase
 from shridhar_ft.adapters import attach
 from shridhar_ft.cli import run_command
 from shridhar_ft.config import Model
+from shridhar_ft.config_export import Export
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import DiskFailed, UserError
-from shridhar_ft.export.hub import push_to_hub
+from shridhar_ft.export.hub import push_to_hub, upload
 from shridhar_ft.export.ollama import CONVERSATIONS, modelfile, ollama_template
 from shridhar_ft.export.room import need_room
 from shridhar_ft.export.serve import serve_commands
@@ -140,6 +141,30 @@ def test_the_hub_out_of_reach_is_told_in_a_sentence(tmp_path: Path, monkeypatch)
     with pytest.raises(UserError, match=r"export.push_to_hub: a/b cannot be written") as error:
         push_to_hub(tmp_path, "a/b", True, print)
     assert "\n" not in str(error.value) and "is finished" in str(error.value)
+
+
+def test_the_same_files_are_uploaded_once(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "README.md").write_text("one")
+    sent, said = [], []
+
+    def refused(*_: object) -> str:
+        raise UserError("no Hub")
+
+    monkeypatch.setattr("shridhar_ft.export.hub.push_to_hub", refused)
+    wanted = Export(push_to_hub="a/b")
+    with pytest.raises(UserError):
+        upload(tmp_path, wanted, said.append)
+    monkeypatch.setattr("shridhar_ft.export.hub.push_to_hub", lambda folder, *_: sent.append(folder) or "commit")
+    upload(tmp_path, wanted, said.append)  # the failed one is tried again
+    upload(tmp_path, wanted, said.append)
+    assert len(sent) == 1 and "has these files already" in said[-1]
+    (tmp_path / "README.md").write_text("now with scores")
+    upload(tmp_path, wanted, said.append)
+    upload(tmp_path, Export(push_to_hub="a/c"), said.append)
+    assert len(sent) == 3
+    upload(tmp_path, Export(), said.append)
+    assert len(sent) == 3
 
 
 # ------------------------------------------------------------------------------------- Modelfile and servers

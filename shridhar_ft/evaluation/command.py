@@ -23,8 +23,9 @@ from shridhar_ft.evaluation.materials import materials_of
 from shridhar_ft.evaluation.reader import Reader
 from shridhar_ft.evaluation.runner import RESULTS, evaluate
 from shridhar_ft.evaluation.suite import load_suite
+from shridhar_ft.export.card import with_evaluation
 from shridhar_ft.export.run import open_run
-from shridhar_ft.runfolder import RUNS, Run, check_owner, fingerprint, part_of
+from shridhar_ft.runfolder import RUNS, Run, check_owner, disk_errors, fingerprint, part_of, write_text
 
 Say = Callable[[str], None]
 
@@ -85,7 +86,13 @@ def run_eval(
     say(f"eval: {target.name}, a window of {reader.window:,} tokens, on the texts of {run.root}")
     if lm_eval is not None:
         return write_tasks(reader, wanted, materials, Path(lm_eval), recipe.seed), Path(lm_eval)
-    return evaluate(reader, wanted, materials, folder, recipe.seed, say, floor), folder
+    results = evaluate(reader, wanted, materials, folder, recipe.seed, say, floor)
+    card = run.export / "README.md"
+    if not label and card.is_file():
+        with disk_errors(card):
+            write_text(card, with_evaluation(card.read_text(encoding="utf-8"), results))
+        say(f"eval: the scores stand in the model card too ({card})")
+    return results, folder
 
 
 def open_reader(target: Target, recipe: Recipe, context: int = 0) -> Reader:

@@ -12,7 +12,7 @@ from shridhar_ft.adapters import load_weights
 from shridhar_ft.config import Model, Recipe
 from shridhar_ft.errors import UserError
 from shridhar_ft.model.attention import choose_attention
-from shridhar_ft.model.build import base_config, base_contents, load_model, stage_config
+from shridhar_ft.model.build import base_config, base_contents, load_model, model_fingerprint, stage_config
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.runfolder import Run, fingerprint, part_of
 from shridhar_ft.scoring import nats_of
@@ -196,7 +196,7 @@ def open_folder(folder: Path, name: str) -> HfReader:
     device, dtype = _place()
     kernel = choose_attention(section, config, device, half=dtype != torch.float32).implementation
     model = load_model(folder, config, kernel, dtype).to(device)
-    return HfReader(model, load_tokenizer(folder), name, fingerprint(base_contents(str(folder))))
+    return HfReader(model, load_tokenizer(folder), name, model_fingerprint(folder))
 
 
 def open_part(recipe: Recipe, run: Run, part_name: str, name: str) -> HfReader:

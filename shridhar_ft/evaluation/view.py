@@ -3,22 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from shridhar_ft.score_table import HEAD, number, score_cells
+
 
 def lines(results: dict[str, Any]) -> Iterator[str]:
     """The table of an evaluation's results."""
-    rows = [
-        (
-            score["name"],
-            f"{_number(score['value'], score['unit'])} [{_number(score['low'], score['unit'])}, "
-            f"{_number(score['high'], score['unit'])}]",
-            f"{score['n']:,}",
-            _end(score, "floor"),
-            _end(score, "ceiling"),
-        )
-        for score in results["scores"]
-    ]
     yield f"{results['model']}, window {results['window']:,}, seed {results['seed']}"
-    yield from table(("measure", "score [95 %]", "n", "floor", "ceiling"), rows)
+    yield from table(HEAD, [score_cells(score) for score in results["scores"]])
     targets = [score for score in results["scores"] if score["target"]]
     for score in targets:
         yield f"target of {score['name']}: {score['target']}"
@@ -35,8 +26,8 @@ def compared(found: dict[str, Any]) -> Iterator[str]:
     rows = [
         (
             row["name"],
-            _number(row["ours"], row["unit"]),
-            _number(row["theirs"], row["unit"]),
+            number(row["ours"], row["unit"]),
+            number(row["theirs"], row["unit"]),
             f"{_signed(row['difference'], row['unit'])} [{_signed(row['low'], row['unit'])}, "
             f"{_signed(row['high'], row['unit'])}]",
             f"{row['n']:,}",
@@ -54,17 +45,6 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[st
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-
-def _end(score: dict[str, Any], end: str) -> str:
-    value = score[end]
-    return score[f"{end}_of"] if value is None else f"{_number(value, score['unit'])} ({score[f'{end}_of']})"
-
-
-def _number(value: float | None, unit: str) -> str:
-    if value is None:
-        return "–"
-    return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}"
 
 
 def _signed(value: float | None, unit: str) -> str:

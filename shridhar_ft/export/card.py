@@ -5,6 +5,9 @@ from typing import Any
 import yaml
 
 from shridhar_ft.data.split import SPLITS
+from shridhar_ft.score_table import HEAD, score_cells
+
+EVALUATION = "## Evaluation"
 
 
 def model_card(facts: dict[str, Any]) -> str:
@@ -13,7 +16,8 @@ def model_card(facts: dict[str, Any]) -> str:
     Args:
         facts: `name`, `licence`, `base` (None for random weights), `base_on_hub`, `context`, `dtype`, `parts` (the
             finished parts), `data` (rows and characters by split and kind), `data_licences` (by source), `tokens`,
-            `certificate`, `receipts` (path to ok), `serve` (commands by server), `ollama`, `version`.
+            `certificate`, `receipts` (path to ok), `evaluation` (results.json of this very model, or None), `serve`
+            (commands by server), `ollama`, `version`.
 
     Returns:
         Markdown.
@@ -55,6 +59,7 @@ def model_card(facts: dict[str, Any]) -> str:
             f"{held} of {len(facts['receipts'])} receipts hold.",
             "",
             *_certificate(facts["certificate"]),
+            *_evaluation(facts["evaluation"]),
             *_serving(facts["serve"], facts["ollama"], facts["name"]),
             "## Limits",
             "",
@@ -63,6 +68,13 @@ def model_card(facts: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def with_evaluation(card: str, results: dict[str, Any]) -> str:
+    """A run's card with the section on its evaluation made anew from `results` (what results.json holds)."""
+    head, _, rest = card.partition(f"{EVALUATION}\n")
+    _, following, tail = rest.partition("\n## ")
+    return head + "\n".join(_evaluation(results)) + following + tail
 
 
 def adapter_card(name: str, base: str, licence: str, serve: dict[str, str], certificate: dict[str, Any]) -> str:
@@ -124,6 +136,26 @@ def _certificate(certificate: dict[str, Any]) -> list[str]:
     if skipped := certificate["claimed"].get("not_read"):
         lines += [f"Not read by anything: GGUF {', '.join(skipped)}.", ""]
     return lines
+
+
+def _evaluation(results: dict[str, Any] | None) -> list[str]:
+    """Every score with its interval, items, floor and ceiling; what was not measured is named with the reason."""
+    if results is None:
+        return [EVALUATION, "", "Not measured yet; `shridhar-ft eval` on the run writes its scores here.", ""]
+    rows = (HEAD, ("---",) * len(HEAD), *(score_cells(score) for score in results["scores"]))
+    return [
+        EVALUATION,
+        "",
+        f"Measured {results['at'][:10]} on held-out text by `shridhar-ft eval`, in a window of {results['window']:,} "
+        f"tokens, seed {results['seed']}. A floor is what knows nothing, or the base, reaches; a ceiling what the "
+        "author's own text reaches.",
+        "",
+        *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows),
+        "",
+        *(f"- {score['name']}: {score['target']}" for score in results["scores"] if score["target"]),
+        *(f"- not measured: {task}: {why}" for task, why in results["unmeasured"].items()),
+        "",
+    ]
 
 
 def _serving(commands: dict[str, str], ollama: bool, name: str) -> list[str]:

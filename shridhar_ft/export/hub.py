@@ -3,9 +3,37 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from shridhar_ft.config_export import Export
 from shridhar_ft.errors import UserError, first_line
+from shridhar_ft.runfolder import file_hash, fingerprint, read_json, write_json
 
+PUSHED = "pushed.json"
 BESIDE = ("README.md", "certificate.json", "Modelfile", "*.gguf")
+
+
+def upload(folder: Path, wanted: Export, say: Callable[[str], None]) -> None:
+    """Upload a finished export where its recipe wants it, unless these very files are there already.
+
+    Raises:
+        UserError: The Hub refuses, or cannot be reached; the export itself stands.
+    """
+    if wanted.push_to_hub is None:
+        return
+    marker = folder / PUSHED
+    is_what = {"repository": wanted.push_to_hub, "files": fingerprint(_contents(folder))}
+    if marker.is_file() and read_json(marker)["what"] == is_what:
+        say(f"export: {wanted.push_to_hub} has these files already")
+        return
+    commit = push_to_hub(folder, wanted.push_to_hub, wanted.private, say)
+    write_json(marker, {"what": is_what, "commit": commit})
+    say(f"export: {commit}")
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Hashes of what is uploaded, by name; GGUF files are made with the certificate, which stands for them."""
+    beside = [path for pattern in BESIDE if pattern != "*.gguf" for path in folder.glob(pattern)]
+    files = sorted((*beside, *(path for path in (folder / "model").rglob("*") if path.is_file())))
+    return {str(path.relative_to(folder)): file_hash(path) for path in files}
 
 
 def push_to_hub(folder: Path, repository: str, private: bool, say: Callable[[str], None]) -> str:

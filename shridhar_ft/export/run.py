@@ -17,11 +17,11 @@ from shridhar_ft.export.card import adapter_card, model_card
 from shridhar_ft.export.gguf_convert import needs_quantiser
 from shridhar_ft.export.gguf_limits import check_gguf
 from shridhar_ft.export.gguf_model import has_llama_cpp
-from shridhar_ft.export.hub import push_to_hub
+from shridhar_ft.export.hub import upload
 from shridhar_ft.export.merge import Merge, merge_and_certify
 from shridhar_ft.export.ollama import modelfile, ollama_template
 from shridhar_ft.export.serve import serve_commands
-from shridhar_ft.model.build import base_config, stage_config
+from shridhar_ft.model.build import base_config, model_fingerprint, stage_config
 from shridhar_ft.model.rope import original_context
 from shridhar_ft.preparation import window_of_sft
 from shridhar_ft.progress import hush_libraries
@@ -113,11 +113,13 @@ def ensure_export(recipe: Recipe, run: Run, say: Callable[[str], None]) -> dict[
         raise UserError(f"{run.root} has trained nothing yet; run `shridhar-ft run` with this recipe first")
     tokenizer = load_tokenizer(run.tokenizer)
     last = last_part(recipe, run, tokenizer)
-    wanted = fingerprint(last["fingerprint"], recipe.export.model_dump())
-    if is_current(run.export, wanted):
-        say("export: up to date")
-        return read_json(run.export / "certificate.json")
-    return _export_part(recipe, run, last["name"], tokenizer, run.export, say, wanted)
+    # Where it is uploaded to changes no file: a failed upload is tried again without another merge.
+    wanted = fingerprint(last["fingerprint"], recipe.export.model_dump(exclude={"push_to_hub", "private"}))
+    if not is_current(run.export, wanted):
+        return _export_part(recipe, run, last["name"], tokenizer, run.export, say, wanted)
+    say("export: up to date")
+    upload(run.export, recipe.export, say)
+    return read_json(run.export / "certificate.json")
 
 
 def _export_part(
@@ -154,7 +156,7 @@ def _export_part(
     )
     return _publish(
         *(merge, recipe.export, target, say),
-        *(lambda found: _run_card(recipe, run, name, config, context, dtype, found), made_from, started),
+        *(lambda found, made: _run_card(recipe, run, name, config, context, dtype, found, made), made_from, started),
     )
 
 
@@ -180,7 +182,7 @@ def _publish(
     wanted: Export,
     target: Path,
     say: Callable[[str], None],
-    card: Callable[[dict[str, Any]], str],
+    card: Callable[[dict[str, Any], Path], str],
     made_from: str,
     started: float,
 ) -> dict[str, Any]:
@@ -200,12 +202,11 @@ def _publish(
                 folder / "Modelfile",
                 modelfile(file, merge.tokenizer, len(merge.text), sampling, wanted.system, wanted.licence),
             )
-        write_text(folder / "README.md", card(certificate))
+        write_text(folder / "README.md", card(certificate, folder))
         finish_part(folder, made_from, time.monotonic() - started, dtype=merge.dtype)
     failed.unlink(missing_ok=True)
     say(f"export: {target}/model ({', '.join((merge.dtype, *merge.gguf))})")
-    if wanted.push_to_hub is not None:
-        say(f"export: {push_to_hub(target, wanted.push_to_hub, wanted.private, say)}")
+    upload(target, wanted, say)
     return certificate
 
 
@@ -257,6 +258,7 @@ def _run_card(
     context: int,
     dtype: str,
     certificate: dict[str, Any],
+    made: Path,
 ) -> str:
     names = part_names(recipe)
     parts = [{"part": name, **(part_of(run.root / name) or {})} for name in names[: names.index(last) + 1]]
@@ -279,6 +281,7 @@ def _run_card(
             },
             "tokens": ledger["tokens"],
             "certificate": certificate,
+            "evaluation": _evaluation(run, made),
             "serve": serve_commands(
                 config, dtype, context, [f"{recipe.name}-{kind}.gguf" for kind in recipe.export.gguf_kinds]
             ),
@@ -288,6 +291,14 @@ def _run_card(
             "version": environment()["packages"].get("shridhar_ft", "?"),
         }
     )
+
+
+def _evaluation(run: Run, made: Path) -> dict[str, Any] | None:
+    """What was measured of the very model that lies in `made`; None where there is nothing, or it was another model."""
+    results = run.root / "eval" / "results.json"
+    found = read_json(results) if results.is_file() else None
+    same = found is not None and found["made_from"]["model"] == model_fingerprint(made / "model")
+    return found if same else None
 
 
 def _export_adapter(folder: Path, wanted: Export, target: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -330,5 +341,5 @@ def _export_adapter(folder: Path, wanted: Export, target: Path, say: Callable[[s
     serve = serve_commands(config, merge.dtype, length, [f"{merge.name}-{kind}.gguf" for kind in merge.gguf])
     return _publish(
         *(merge, wanted, target, say),
-        *(lambda found: adapter_card(folder.name, base, wanted.licence, serve, found), "", started),
+        *(lambda found, _: adapter_card(folder.name, base, wanted.licence, serve, found), "", started),
     )

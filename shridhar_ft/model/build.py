@@ -13,7 +13,7 @@ from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.model.rope import StageRope, apply_rope, forget_lengths, original_context, stage_rope
 from shridhar_ft.model.sparse import with_sparse_layers
 from shridhar_ft.model.text_part import as_text_model, text_names
-from shridhar_ft.runfolder import file_hash
+from shridhar_ft.runfolder import file_hash, fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -232,6 +232,11 @@ def base_contents(base: str | None) -> dict[str, str] | None:
         return None
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
     return {path.name: _hash_while_unchanged(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def model_fingerprint(folder: Path) -> str:
+    """By which an evaluation knows the model in a folder: config, tokenizer and weights."""
+    return fingerprint(base_contents(str(folder)))
 
 
 @cache
