@@ -65,7 +65,7 @@ class Watch(TrainerCallback):
     """Times every step, from before its forward pass to after its update, and its memory."""
 
     def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
+        self.kind = device.type
         self.measured: dict[str, Any] = {
             "seconds": [], "cpu": [], "before": [], "loss": [], "grad_norm": [],
         }  # fmt: skip
@@ -75,15 +75,15 @@ class Watch(TrainerCallback):
         if not self.measured["before"]:
             gc.collect()
             self.measured["peak_loading"] = self._peak()
-            torch.cuda.reset_peak_memory_stats() if self.cuda else begin_peak_rss()
+            torch.cuda.reset_peak_memory_stats() if self.kind == "cuda" else begin_peak_rss()
         self.measured["before"].append(
-            torch.cuda.memory_allocated() if self.cuda else psutil.Process().memory_info().rss
+            torch.cuda.memory_allocated() if self.kind == "cuda" else psutil.Process().memory_info().rss
         )
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
-        if self.cuda:
-            torch.cuda.synchronize()
+        if self.kind != "cpu":
+            torch.accelerator.synchronize()
         self.measured["seconds"].append(time.perf_counter() - self.started)
         self.measured["cpu"].append(time.process_time() - self.cpu_started)
         self.measured["peak"] = self._peak()
@@ -94,7 +94,8 @@ class Watch(TrainerCallback):
             self.measured["grad_norm"].append(logs["grad_norm"])
 
     def _peak(self) -> int:
-        return torch.cuda.max_memory_allocated() if self.cuda else peak_rss_bytes()
+        """Bytes: of the GPU on CUDA; of the process elsewhere, which on Apple silicon holds what Metal allotted too."""
+        return torch.cuda.max_memory_allocated() if self.kind == "cuda" else peak_rss_bytes()
 
 
 def held(trainer: Trainer) -> int:
@@ -128,7 +129,9 @@ def ours(cell: dict[str, Any], work: Work, folder: Path) -> tuple[Trainer, dict[
     from shridhar_ft.arguments import arguments
     from shridhar_ft.data.windows import IGNORED
     from shridhar_ft.model.attention import choose_attention
+    from shridhar_ft.model.isolation import probe_isolation
     from shridhar_ft.model.memory import apply_levers, choose_levers
+    from shridhar_ft.model.rope_receipt import check_rope
     from shridhar_ft.resume import Facts
     from shridhar_ft.starting import precision
     from shridhar_ft.trainer import WindowCollator, WindowTrainer
@@ -148,12 +151,17 @@ def ours(cell: dict[str, Any], work: Work, folder: Path) -> tuple[Trainer, dict[
         log_every=1,
     )
     config = work.model_config()
-    attention = choose_attention(work.section(), config, state.device)
-    model = the_model(work, attention.implementation)
+    bf16, why = precision(tuning, state.device)
+    attention = choose_attention(work.section(), config, state.device, half=bf16)
+    model = the_model(work, attention.implementation).to(state.device)
+    claimed = work.model_config()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     levers = choose_levers(tuning, config, work.length, state.device, trainable=trained)
-    bf16, why = precision(tuning, state.device)
     apply_levers(model, levers, folder / "spilled", bf16)
+    base = model.get_base_model() if work.method == "lora" else model
+    receipts = {"rope": check_rope(base, claimed, work.length)[2]}
+    with torch.autocast(state.device.type, torch.bfloat16, enabled=bf16):
+        receipts["isolation"] = probe_isolation(model, config.vocab_size, work.length)[2]
     settings = arguments(tuning, folder, work.length, 1, False, bf16, SEED, state, state.num_processes, print)
     settings.save_strategy = SaveStrategy.NO
     window = np.concatenate(work.ids())
@@ -172,7 +180,7 @@ def ours(cell: dict[str, Any], work: Work, folder: Path) -> tuple[Trainer, dict[
         facts=Facts.now({}, {}, 1),
         keep_checkpoints=1,
     )
-    facts = {"levers": list(levers.names), "estimate": levers.after, "did": [attention.why, why]}
+    facts = {"levers": list(levers.names), "estimate": levers.after, "did": [attention.why, why], "receipts": receipts}
     return trainer, {"dtype": "bf16" if bf16 else "fp32", **facts}
 
 

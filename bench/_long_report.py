@@ -12,7 +12,8 @@ GIB = 1 << 30
 # How far (losses, gradient norms) of the same work may lie apart, relatively. At random weights a document that sees
 # the one before it moves the loss by 10⁻⁴ to 10⁻³, the norm by 4 to 10%.
 TOLERANCE = {"fp32": (1e-5, 1e-3), "bf16": (5e-3, 2e-2)}
-LATER = 30  # the same for the last step, to which rounding has come through the updates, times this
+# The same for the last step, to which rounding has come through the updates, times this.
+LATER = {"fp32": 30, "bf16": 4}
 COLORS = ("#c0392b", "#2c6fbb", "#3a9a5b", "#8e5bb5", "#b8860b")
 
 
@@ -69,7 +70,7 @@ def summary(
     return row | {
         "dtype": dtype,
         "did": results[0]["did"],
-        **{key: results[0][key] for key in ("levers", "estimate") if key in results[0]},
+        **{key: results[0][key] for key in ("levers", "estimate", "receipts") if key in results[0]},
         "seconds": seconds,
         "least": min(steps),
         "most": max(steps),
@@ -87,18 +88,24 @@ def summary(
 
 
 def differences(table: list[dict[str, Any]]) -> list[str]:
-    """Where a side's losses or gradient norms are not ours: then it was not the same work."""
+    """Where a side's losses or gradient norms are no numbers or not ours, or our own receipts do not hold."""
     wrong = []
     first = {row["length"]: row for row in table if row["who"] == "ours"}
     for row in table:
         own = first[row["length"]]
         if "seconds" not in row or "seconds" not in own:
             continue
-        allowed = TOLERANCE["bf16" if "bf16" in (row["dtype"], own["dtype"]) else "fp32"]
+        wrong += [
+            f"{row['length']:,} tokens: the {name} receipt does not hold"
+            for name, ok in row.get("receipts", {}).items()
+            if not ok
+        ]
+        dtype = "bf16" if "bf16" in (row["dtype"], own["dtype"]) else "fp32"
+        allowed = TOLERANCE[dtype]
         for key, tolerance in zip(("loss", "grad_norm"), allowed, strict=True):
             for place in sorted({0, len(row[key]) - 1}):
                 apart = abs(row[key][place] / own[key][place] - 1)
-                if not apart <= tolerance * (LATER if place else 1):
+                if not apart <= tolerance * (LATER[dtype] if place else 1):
                     wrong.append(
                         f"{row['length']:,} tokens, {row['who']}, step {place + 1}: {key} {row[key][place]:.7g} is not "
                         f"ours, {own[key][place]:.7g}"

@@ -145,11 +145,10 @@ def arguments() -> argparse.Namespace:
     ask.add_argument(
         "--memory",
         type=levers,
-        default="checkpointing,tiled_mlp",  # TRL recomputes every layer by default, and so do we beside it
         help=f"ours: train.memory, auto or of {','.join(get_args(Lever))}; none for no lever "
-        "(default: checkpointing,tiled_mlp)",
+        "(default: checkpointing,tiled_mlp, since TRL recomputes every layer too; auto with --memory-limit)",
     )
-    ask.add_argument("--memory-limit", type=float, metavar="GIB", help="ours: train.memory_limit")
+    ask.add_argument("--memory-limit", type=float, metavar="GIB", help="ours: train.memory_limit, what auto fills")
     ask.add_argument(
         "--trainer-checkpointing",
         action="store_true",
@@ -177,6 +176,10 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--json", action="store_true", help="answer as JSON")
     ask.add_argument("--cell", help=argparse.SUPPRESS)  # one cell, in a process of its own
     given = ask.parse_args()
+    if given.memory is None:
+        given.memory = "auto" if given.memory_limit else ["checkpointing", "tiled_mlp"]
+    elif given.memory != "auto" and given.memory_limit:
+        refuse("--memory-limit: what --memory auto fills; a list of levers is taken as it is")
     if given.document and not given.packed:
         refuse("--document: only with --packed")
     for name in ("rounds", "steps", "document", "kv_heads"):

@@ -22,6 +22,7 @@ from shridhar_ft.documents import long_text
 from shridhar_ft.export.run import open_run
 from shridhar_ft.model.attention import choose_attention
 from shridhar_ft.model.build import base_config, stage_config
+from shridhar_ft.model.rope_receipt import need_rope
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.runfolder import PART, Run, read_json
 from shridhar_ft.scoring import measure_text
@@ -54,14 +55,16 @@ def measure(folder: Path, context: int, most: int, controls: bool) -> Iterator[d
     recipe, run = open_run(folder)
     tokenizer = load_tokenizer(run.tokenizer)
     text = long_text(recipe, tokenizer)
-    attention = choose_attention(recipe.model, base_config(recipe.model, len(tokenizer)), PartialState().device)
+    plain = base_config(recipe.model, len(tokenizer))
+    attention = choose_attention(recipe.model, plain, PartialState().device, half=False)
     for name, weights, stage, scaled in _pairs(recipe, run, controls):
         config, _ = stage_config(recipe, stage, len(tokenizer))
         if not scaled:
-            plain = base_config(recipe.model, len(tokenizer))
             config.rope_parameters = plain.rope_parameters
+        claimed = type(config)(**config.to_dict())
         model, _, _ = load_weights(weights, config, tokenizer, attention.implementation, torch.float32)
         model.to(PartialState().device)
+        need_rope(model, claimed, context)
         yield {"run": run.name, "weights": name, **measure_text(model, text, context, most)}
 
 

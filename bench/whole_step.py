@@ -9,6 +9,8 @@ any number of stops; its seconds are the sum over its layers, its peak memory th
 
 import argparse
 import json
+import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -39,9 +41,18 @@ VOCABULARY = 50_000
 class Journal:
     """What is done of the step: a file of tensors and its seconds for each finished piece."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, work: dict[str, int]) -> None:
+        """
+        Args:
+            folder: Where the pieces are kept.
+            work: What the step is of; pieces of another are refused.
+        """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "work.json"
+        if file.is_file() and json.loads(file.read_text()) != work:
+            sys.exit(f"whole_step.py: {folder} holds pieces of another step ({file.read_text()}); name another folder")
+        file.write_text(json.dumps(work))
 
     def do(self, name: str, work: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """The tensors of a piece: from its file, or made now and kept."""
@@ -153,7 +164,7 @@ def main() -> None:
     ask.add_argument("--kv-heads", type=int, default=16, help="key/value heads")
     given = ask.parse_args()
     begin_peak_rss()
-    journal = Journal(given.folder)
+    journal = Journal(given.folder, {"tokens": given.tokens, "kv_heads": given.kv_heads})
     recipe = the_recipe(given.tokens, given.kv_heads)
     device = torch.device("cpu")
     config, _ = stage_config(recipe, -1, VOCABULARY)
@@ -190,6 +201,8 @@ def main() -> None:
     }  # fmt: skip
     (given.folder / "done.json").write_text(json.dumps(done, indent=1))
     print(json.dumps(done, indent=1))
+    if not (math.isfinite(done["loss"]) and math.isfinite(done["gradient_norm"])):
+        sys.exit(65)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,13 @@ from shridhar_ft.adapters import merged
 from shridhar_ft.config import Model
 from shridhar_ft.config_rope import Rope
 from shridhar_ft.config_training import Tuning
-from shridhar_ft.errors import CheckFailed, UserError
+from shridhar_ft.errors import UserError
 from shridhar_ft.export.certificate import TOLERANCES, compare, holds, logits_at, places
 from shridhar_ft.model.attention import choose_attention
 from shridhar_ft.model.build import base_config, build_model, grow_vocabulary, load_model, weights_hash
 from shridhar_ft.model.quantized import Quantization, quantize
-from shridhar_ft.model.rope import StageRope, apply_rope, check_rope, original_context
+from shridhar_ft.model.rope import StageRope, apply_rope, original_context
+from shridhar_ft.model.rope_receipt import need_rope
 from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def load(
     model = _placed(model, how, dtype, place)
     if origin is not None:
         setattr(model, ORIGIN, (*origin, how))
-    _checked(model, claimed, wanted.context)
+    need_rope(model, claimed, wanted.context)
     return model
 
 
@@ -133,7 +134,7 @@ def extend(model: "PreTrainedModel", context: int, rope: dict[str, Any]) -> "Pre
     if hasattr(model, ORIGIN):
         setattr(extended, ORIGIN, getattr(model, ORIGIN))
     extended.train(model.training)
-    _checked(extended, claimed, wanted.context)
+    need_rope(extended, claimed, wanted.context)
     return extended
 
 
@@ -226,7 +227,7 @@ def load_adapter(
         model.resize_token_embeddings(own.vocab_size, mean_resizing=False)  # the adapter brings the numbers
     model = _placed(model, own.quantization, dtype, place)
     setattr(model, ORIGIN, (Weights(asked.base or "", asked.revision), base_hash, own.quantization))
-    _checked(model, claimed, own.context)
+    need_rope(model, claimed, own.context)
     return load_onto(model, str(folder), trainable)
 
 
@@ -312,10 +313,9 @@ def _placed(
 
     if how is not None:
         model = quantize(model, how, device)
-    return model.to(getattr(torch, dtype)).to(device)
-
-
-def _checked(model: "PreTrainedModel", claimed: "PreTrainedConfig", context: int) -> None:
-    claims, measured, ok = check_rope(model, claimed, context)
-    if not ok:
-        raise CheckFailed(f"the live RoPE is not the one that was asked for: {claims} claimed, {measured} measured")
+    # Parameters alone: `model.to(dtype)` rounds RoPE's frequencies too, and at position 108,000 that is another angle.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(getattr(torch, dtype))
+    return model.to(device)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from shridhar_ft.errors import UserError
+from shridhar_ft.model.rope_receipt import need_certified_rope, need_rope
 from shridhar_ft.progress import hush_libraries
 
 if TYPE_CHECKING:
@@ -80,8 +81,11 @@ class TransformersEngine:
         hush_libraries()
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        need_certified_rope(folder)
         self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(device)
-        self.window = int(self.model.config.get_text_config().max_position_embeddings)
+        config = self.model.config.get_text_config()
+        self.window = int(config.max_position_embeddings)
+        need_rope(self.model, type(config)(**config.to_dict()), self.window)
         # transformers 5.24 renamed it.
         taken = inspect.signature(self.model.forward).parameters
         self._cache_name = "cache" if "cache" in taken else "past_key_values"

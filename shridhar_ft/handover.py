@@ -117,8 +117,17 @@ def _judge(
     tell: Callable[[str], None],
 ) -> None:
     """The gate: the loss at the part's own length must not be worse after it."""
-    if not part.gate or not (judged := gate(before, after, part.context, part.gate)):
+    if not part.gate:
         return
+    judged = gate(before, after, part.context, part.gate)
+    if judged is None:
+        tell(f"{part.name}: no gate: there is no validation window and no eval.long_text to measure the stage on")
+        return
+    if (reached := judged[1]["positions"]) < part.context:
+        tell(
+            f"{part.name}: the gate is judged on {judged[0]['measured_on']}, which reaches position {reached:,} of "
+            f"{part.context:,}; an eval.long_text of {part.context:,} tokens would reach them all"
+        )
     if judged[1]["worse"] and part.gate == "tell":
         tell(f"{part.name}: the loss at {part.context:,} tokens is worse than before the stage (gate: tell)")
     receipts.write(

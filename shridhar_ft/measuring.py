@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
 
-# A change of the loss by less than two standard errors is not told from none.
+# A change of the loss by less than two standard errors is not told from none. What harms one place badly makes its own
+# error large, so there is a most that passes whatever the error says: over the window, and over its last quarter.
 GATE_ERRORS = 2.0
+GATE_MOST = 0.02  # nats a token
+GATE_MOST_FAR = 0.1
 
 
 def shared_loss(model: "nn.Module", windows: "Dataset", window: int, most: int | None, state: "PartialState") -> Loss:
@@ -117,7 +120,8 @@ def gate(
         mode: Whether a worse loss stops the run.
 
     Returns:
-        Claimed, measured and whether they agree, as a receipt wants them; None where nothing was measured.
+        Claimed, measured and whether they agree, as a receipt wants them; None where nothing was measured. `positions`
+        is how far into a window the text reached: a validation split may have no document as long as the window.
     """
     name = f"long_text_{context}" if f"long_text_{context}" in after else "validation"
     if name not in after:
@@ -129,8 +133,9 @@ def gate(
         change, error = new["loss"] - old["loss"], standard_error(np.array(differences))
     else:
         change, error = text_change(old, new)
+    far = _far_loss(new) - _far_loss(old)
     # Written so that a loss that is no number fails.
-    not_worse = bool(change <= GATE_ERRORS * (error or 0.0))
+    not_worse = bool(change <= min(GATE_ERRORS * (error or 0.0), GATE_MOST) and far <= GATE_MOST_FAR)
     return (
         {"measured_on": name, "loss_after": "not above loss_before", "gate": mode},
         {
@@ -138,7 +143,17 @@ def gate(
             "loss_after": new["loss"],
             "change": change,
             "standard_error": error,
+            "change_in_the_last_quarter": far,
+            "positions": max((part["to"] for part in new["by_position"] if part["tokens"]), default=0),
             "worse": not not_worse,
         },
         not_worse or mode == "tell",
     )
+
+
+def _far_loss(found: dict[str, Any]) -> float:
+    """Loss in the last quarter of the positions that were read, in nats a token; 0 where none was."""
+    read = [part for part in found["by_position"] if part["tokens"]]
+    last = read[-max(1, len(read) // 4) :]
+    tokens = sum(part["tokens"] for part in last)
+    return sum(part["loss"] * part["tokens"] for part in last) / tokens if tokens else 0.0

@@ -178,7 +178,8 @@ class WindowTrainer(GuardedTrainer):
             {"params": [p for name, p in trained if name in decayed], "weight_decay": self.tuning.weight_decay},
             {"params": [p for name, p in trained if name not in decayed], "weight_decay": 0.0},
         ]
-        self.optimizer = make_optimizer(groups, self.tuning, self.levers)
+        embeddings = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding) and m.weight.requires_grad]
+        self.optimizer = make_optimizer(groups, self.tuning, self.levers, embeddings)
         if self.carried_optimizer is not None:
             self._carry_optimizer(self.carried_optimizer)
         return self.optimizer

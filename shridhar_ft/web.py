@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shridhar_ft.errors import UserError
 from shridhar_ft.export.gguf_model import AS_THE_FILE_SAYS, CACHES
+from shridhar_ft.model.rope_receipt import need_certified_rope
 
 HOST = "127.0.0.1"
 WAIT = 600  # seconds until a server has to answer: a large model takes its time to load
@@ -35,6 +36,7 @@ def server_command(model: Path, context: int, cache: str, port: int) -> list[str
             *("--type_k", str(CACHES[cache]), "--type_v", str(CACHES[cache])),
         ]
     _need("uvicorn", "fastapi", extra="web")
+    need_certified_rope(model)
     return [
         *(sys.executable, "-m", "transformers.cli.transformers", "serve", str(model.resolve())),
         *("--host", HOST, "--port", str(port)),

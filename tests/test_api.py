@@ -56,6 +56,13 @@ def test_the_whole_way(base: Path, tmp_path: Path, quantization: str | None) -> 
     assert not shridhar_ft.certify(adapted, plain, IDS, 64)["ok"], "the certificate certifies anything"
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_leaves_the_frequencies_whole(base: Path, dtype: str) -> None:
+    model = shridhar_ft.load(base, context=256, rope=YARN, dtype=dtype)
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
 def test_extending_shares_the_weights_and_gives_the_rope_of_loading(base: Path) -> None:
     short = shridhar_ft.load(base)
     long = shridhar_ft.extend(short, 256, YARN)

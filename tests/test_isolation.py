@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import Olmo3Config
+from transformers import LlamaConfig, Olmo3Config
 
 from shridhar_ft.model import interface, segments
 from shridhar_ft.model.boundaries import boundaries
@@ -70,7 +70,7 @@ def test_a_document_goes_over_its_sliding_window(window: int, rows: int) -> None
     model = sliding(window)
     claimed, measured, ok = probe_isolation(model, 600, 2000, rows)
     assert ok, measured
-    assert claimed["documents"][2] > window + window // 4, "there is a second block of the band"
+    assert claimed["documents"][-1] > window + window // 4, "there is a second block of the band"
     assert sum(probe_isolation(model, 600, 100)[0]["documents"]) <= 100
 
 
@@ -98,12 +98,59 @@ def test_a_band_that_reaches_into_the_document_before_is_found(monkeypatch) -> N
     interface._planned.cache_clear()
 
 
+def test_a_leak_between_long_documents_alone_is_found(llama, monkeypatch) -> None:
+    """Pieces over `SHORT` tokens go their own way through the kernel; real packed books have no others."""
+
+    def joined(pieces, *rest):
+        merged = []
+        for start, stop in pieces:
+            if merged and stop - start > segments.SHORT < merged[-1][1] - merged[-1][0]:
+                start = merged.pop()[0]
+            merged.append((start, stop))
+        return whole(merged, *rest)
+
+    whole = interface.plan_calls
+    model = llama(attention="shridhar_sdpa")
+    assert probe_isolation(model, 600, 2000)[2]
+    interface._planned.cache_clear()
+    monkeypatch.setattr(interface, "plan_calls", joined)
+    _, measured, ok = probe_isolation(model, 600, 2000)
+    assert not ok and measured["largest_difference_packed_against_alone"] > 1e-3
+    interface._planned.cache_clear()
+
+
+def test_the_kernel_that_training_takes_is_probed(monkeypatch) -> None:
+    """With dropout of attention another kernel trains than evaluates."""
+
+    class Leaking(interface.Blockwise):
+        def forward(self, q, k, v, window, call):
+            out, log_sum = super().forward(q, k, v, window, call)
+            return out + total.mean(), log_sum
+
+    total = torch.zeros(1)
+
+    def watched(module, inputs, output):
+        total.copy_(output.sum())
+
+    config = LlamaConfig(
+        vocab_size=600, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        attention_dropout=0.1,
+    )  # fmt: skip
+    model = build_model(config, 0, "shridhar_sdpa")
+    model.get_input_embeddings().register_forward_hook(watched)
+    assert probe_isolation(model, 600, 128)[2]
+    monkeypatch.setattr(interface, "Blockwise", Leaking)
+    assert not probe_isolation(model, 600, 128)[2]
+    model.config.attention_dropout = 0.0
+    assert probe_isolation(model, 600, 128)[2], "the other kernel is asked where nothing will be dropped"
+
+
 def test_of_long_documents_a_few_logits_are_looked_at() -> None:
     model = sliding(1024)
     asked = []
     model.register_forward_hook(lambda *given: asked.append(given[2].logits.shape[1]))
     assert probe_isolation(model, 600, 8192)[2]
-    assert max(asked) <= 3 * MOST
+    assert max(asked) <= 5 * MOST
 
 
 def test_a_model_that_answers_always_the_same_proves_nothing(llama) -> None:

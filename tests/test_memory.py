@@ -144,6 +144,12 @@ def test_auto_spills_to_a_disk_where_the_host_of_a_gpu_is_full(monkeypatch) -> N
         assert lever in choose_levers(FP32, PLAN, 108_000, CUDA, free_bytes=17 * GIB)
 
 
+def test_auto_pages_moments_to_the_host_of_a_gpu_before_it_rounds_weights() -> None:
+    roomy, tight = (choose_levers(FP32, PLAN, 1024, CUDA, free_bytes=free * GIB) for free in (4, 3))
+    assert set(roomy.names) & set(INEXACT) == {"adamw_8bit"}
+    assert set(tight.names) & set(INEXACT) == {"paged_adamw_8bit"} and tight.after < roomy.after
+
+
 def test_a_memory_limit_of_the_recipe_is_what_auto_may_fill() -> None:
     assert choose_levers(FP32.model_copy(update={"memory_limit": 6.5}), PLAN, 1024, CPU).limit == int(6.5 * GIB)
 

@@ -10,10 +10,11 @@ from transformers import CONFIG_MAPPING, AutoConfig, LlamaForCausalLM
 
 from shridhar_ft.config import load_recipe
 from shridhar_ft.config_rope import Rope
+from shridhar_ft.errors import CheckFailed
 from shridhar_ft.model.build import build_model, load_model, stage_config
 from shridhar_ft.model.rope import StageRope, apply_rope, forget_lengths
 from shridhar_ft.model.rope_formulas import rope_sets
-from shridhar_ft.model.rope_receipt import check_rope, check_written_rope, live_rope
+from shridhar_ft.model.rope_receipt import check_rope, check_written_rope, live_rope, need_certified_rope, need_rope
 from shridhar_ft.receipts import write_receipt
 
 SMALL = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "pad_token_id": None}
@@ -288,3 +289,35 @@ def test_the_receipt_can_be_written(tmp_path: Path) -> None:
     checked = check_rope(build_model(copy.deepcopy(claimed), 0, "sdpa"), claimed, 108_000)
     receipt = write_receipt(tmp_path / "rope.json", *checked)
     assert json.loads((tmp_path / "rope.json").read_text()) == receipt
+
+
+@pytest.mark.parametrize("harm", ["lost", "another factor", "another length"])
+def test_an_export_whose_scaling_was_edited_is_not_loaded(tmp_path: Path, harm: str) -> None:
+    wanted = config()
+    apply_rope(wanted, WANTED["yarn"])
+    folder = tmp_path / "model"
+    LlamaForCausalLM(wanted).save_pretrained(folder)
+    need_certified_rope(folder)  # a folder without a certificate claims nothing
+    claimed, measured, ok = check_written_rope(folder, wanted, 108_000)
+    write_receipt(tmp_path / "certificate.json", {"rope": claimed}, {"rope": measured}, ok)
+    need_certified_rope(folder)
+    file = folder / "config.json"
+    stored = json.loads(file.read_text())
+    if harm == "lost":
+        del stored["rope_parameters"]
+    elif harm == "another factor":
+        stored["rope_parameters"]["factor"] = 4.0
+    else:
+        stored["max_position_embeddings"] = 8192
+    file.write_text(json.dumps(stored))
+    with pytest.raises(CheckFailed, match=r"config\.json: not the RoPE that was certified .*; export the model again"):
+        need_certified_rope(folder)
+
+
+def test_a_model_that_is_only_read_is_checked_too() -> None:
+    wanted = config()
+    apply_rope(wanted, WANTED["yarn"])
+    model = LlamaForCausalLM(wanted)
+    need_rope(model, wanted, 108_000)
+    with pytest.raises(CheckFailed, match="not the one that was asked for"):
+        need_rope(model, config(), 108_000)

@@ -202,6 +202,8 @@ def test_the_gate_tells_worse_from_noise() -> None:
     assert not ok and found["worse"] and found["change"] == pytest.approx(0.1125)
     assert gate(before, measured(3.1, 3.0, 2.95, 2.8), 32, "tell")[2]
     assert not gate(before, measured(float("nan"), 3.0, 2.95, 2.8), 32, "stop")[2], "a loss that is no number is worse"
+    assert not gate(before, measured(2.5, 2.4, 2.3, 3.2), 32, "stop")[2], "better, and ruined far out"
+    assert not gate(before, measured(3.3, 2.8, 3.1, 2.5), 32, "stop")[2], "an error of its own making excuses nothing"
     assert gate({}, {}, 32, "stop") is None and claimed["measured_on"] == "validation"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig
 
 from shridhar_ft.checkpoint import damage
@@ -36,7 +37,12 @@ def test_a_shorter_window_is_filled_with_a_piece_of_its_own() -> None:
     assert batch["cu_seq_lens_q"].tolist() == [0, 4, 6, 9, 12] and batch["max_length_q"] == 4
 
 
-def trainer(folder: Path, model: torch.nn.Module, tokenizer, rows: list[dict], **settings: object) -> WindowTrainer:
+NONE = Levers()
+
+
+def trainer(
+    folder: Path, model: torch.nn.Module, tokenizer, rows: list[dict], levers: Levers = NONE, **settings: object
+) -> WindowTrainer:
     arguments = {
         "output_dir": str(folder / "checkpoints"),
         "max_length": None,
@@ -62,9 +68,21 @@ def trainer(folder: Path, model: torch.nn.Module, tokenizer, rows: list[dict], *
         facts=Facts.now({}, {}, 1),
         keep_checkpoints=2,
         tuning=Tuning(learning_rate=1e-2),
-        levers=Levers(),
+        levers=levers,
         window=64,
     )
+
+
+def test_eight_bit_moments_leave_the_embeddings_whole(tokenizer, tmp_path: Path) -> None:
+    config = LlamaConfig(vocab_size=600, hidden_size=64, intermediate_size=96, num_hidden_layers=1)
+    model = LlamaForCausalLM(config)
+    made = trainer(tmp_path, model, tokenizer, [row([9, 8])], Levers(("adamw_8bit",)))
+    optimizer = made.create_optimizer()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert optimizer.state[model.model.embed_tokens.weight]["state1"].dtype == torch.float32
+    assert optimizer.state[model.model.layers[0].mlp.up_proj.weight]["state1"].dtype == torch.uint8
 
 
 @pytest.mark.slow

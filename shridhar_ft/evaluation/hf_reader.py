@@ -13,6 +13,7 @@ from shridhar_ft.config import Model, Recipe
 from shridhar_ft.errors import UserError
 from shridhar_ft.model.attention import choose_attention
 from shridhar_ft.model.build import base_config, base_contents, load_model, model_fingerprint, stage_config
+from shridhar_ft.model.rope_receipt import need_certified_rope, need_rope
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.runfolder import Run, fingerprint, part_of
 from shridhar_ft.scoring import nats_of
@@ -195,7 +196,9 @@ def open_folder(folder: Path, name: str) -> HfReader:
     config = base_config(section)
     device, dtype = _place()
     kernel = choose_attention(section, config, device, half=dtype != torch.float32).implementation
+    need_certified_rope(folder)
     model = load_model(folder, config, kernel, dtype).to(device)
+    need_rope(model, base_config(section), int(config.max_position_embeddings))
     return HfReader(model, load_tokenizer(folder), name, model_fingerprint(folder))
 
 
@@ -248,7 +251,9 @@ def _open_weights(recipe: Recipe, run: Run, weights: Weights, stage: int, name: 
     config, _ = stage_config(recipe, stage, len(tokenizer))
     device, dtype = _place()
     kernel = choose_attention(recipe.model, config, device, half=dtype != torch.float32).implementation
+    claimed = type(config)(**config.to_dict())
     model, _, _ = load_weights(weights, config, tokenizer, kernel, dtype)
+    need_rope(model, claimed, int(claimed.max_position_embeddings))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return HfReader(model.to(device), tokenizer, name, made_from)

@@ -7,6 +7,9 @@ They take the boundaries (model/boundaries.py) from the model's keywords. What t
 filled cache, an overlay, goes the way of transformers' own SDPA with its own mask, so that nothing is ignored.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -42,6 +45,25 @@ def plain_mask(**asked: Any) -> torch.Tensor | None:  # noqa: ANN401
 
 def _somewhere(offset: Any) -> bool:  # noqa: ANN401 - a number, or a tensor of one
     return bool(offset) if not isinstance(offset, torch.Tensor) else bool(offset.item())
+
+
+_AS_IN_TRAINING: ContextVar[bool] = ContextVar("kernels as in training", default=False)
+
+
+@contextmanager
+def kernels_as_in_training() -> Iterator[None]:
+    """Take the kernel that training takes, though nothing is dropped: what is proved of one says nothing of another."""
+    token = _AS_IN_TRAINING.set(True)
+    try:
+        yield
+    finally:
+        _AS_IN_TRAINING.reset(token)
+
+
+def _drops(module: torch.nn.Module, dropout: float) -> bool:
+    """Whether this call goes to the kernel that can drop attention weights."""
+    in_training = getattr(getattr(module, "config", None), "attention_dropout", 0.0) if _AS_IN_TRAINING.get() else 0.0
+    return bool(dropout or in_training)
 
 
 @torch.compiler.disable
@@ -83,7 +105,7 @@ def sdpa_by_document(
     with torch.autocast(device, enabled=False):
         if torch_chooses:
             out = attend_by_torch(q, k, v, calls, scale, dropout)
-        elif device == "cpu" and not dropout and softcap is None and query.shape[3] == value.shape[3]:
+        elif device == "cpu" and not _drops(module, dropout) and softcap is None and query.shape[3] == value.shape[3]:
             out = attend(q, k, v, calls, CpuFlash(scale))
         else:
             # Drawn from the CPU's generator, which a checkpoint sets back before it computes again.

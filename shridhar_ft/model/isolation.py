@@ -2,12 +2,16 @@
 
 One token of one packed document is changed; the logits of the others may not move, and those after it in its own
 document must, or the probe would prove nothing. A document's logits must also be what they are when it stands
-alone: that shows positions to begin at 0 in each. Where layers slide, the last document is longer than their window.
+alone: that shows positions to begin at 0 in each. Short documents and long ones go through a kernel in different ways
+(model/segments.py), so there are both where the context has room, and a token is changed in one of either kind. Where
+layers slide, the last document is longer than their window.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.model.boundaries import boundaries
+from shridhar_ft.model.interface import kernels_as_in_training
+from shridhar_ft.model.segments import SHORT
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 LENGTHS = (23, 17, 31)  # tokens; odd sizes, so that no kernel's block ends where a document does
+LONG = (SHORT + 23, SHORT + 17)
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # difference that is rounding, for logits of size 1
 MOST = 64  # logits looked at in one document, spread evenly: of a long one all would fill gigabytes
 
@@ -40,30 +45,34 @@ def probe_isolation(
 
     config = getattr(model, "module", model).config  # DeepSpeed's wrapper has a config of its own
     lengths = _lengths(config, context)
-    first, second, third = lengths
+    starts = [sum(lengths[:index]) for index in range(len(lengths))]
+    touched = range(1, len(lengths) - 1, 2)  # one document of the short ones, one of the long ones
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
     ids = torch.randint(vocab_size, (1, sum(lengths)), generator=generator).repeat(rows, 1).to(device)  # (B, T)
     places = torch.cat([_positions(length, context, skips) for length in lengths]).repeat(rows, 1).to(device)  # (B, T)
     changed = ids.clone()
-    changed[:, first] = (changed[:, first] + 1) % vocab_size  # the first token of the second document
+    for index in touched:
+        first = starts[index]
+        changed[:, first] = (changed[:, first] + 1) % vocab_size
     shown = [_spread(length) for length in lengths]
-    looked_at = torch.cat([where + start for where, start in zip(shown, (0, first, first + second), strict=True)])
+    looked_at = torch.cat([where + start for where, start in zip(shown, starts, strict=True)])
 
     was_training = model.training
     model.eval()
     logits = _shared_logits if shared else _logits
-    with torch.no_grad():
+    with torch.no_grad(), kernels_as_in_training():
         before = logits(model, ids, places, lengths, looked_at)
         after = logits(model, changed, places, lengths, looked_at)
-        alone = logits(model, ids[:, -third:], places[:, -third:], lengths[2:], shown[2])
+        alone = logits(model, ids[:, starts[-1] :], places[:, starts[-1] :], lengths[-1:], shown[-1])
     model.train(was_training)
 
     moved = (before - after).abs().amax(-1)  # (looked at,)
-    begin, end = len(shown[0]), len(shown[0]) + len(shown[1])
-    inside, outside = moved[begin + 1 : end], torch.cat([moved[:begin], moved[end:]])
-    against_alone = float((before[end:] - alone).abs().max())
-    leak, effect = float(outside.max()), float(inside.max())
+    of_documents = moved.split([len(where) for where in shown])
+    inside = {index: of_documents[index][1:] for index in touched}
+    against_alone = float((before[-len(shown[-1]) :] - alone).abs().max())
+    leak = max(float(one.max()) for index, one in enumerate(of_documents) if index not in touched)
+    effect = min(float(one.max()) for one in inside.values())
     dtype = _dtype(model, device)
     tolerance = TOLERANCE.get(dtype, TOLERANCE["bfloat16"]) * max(1.0, float(before.abs().max()))
     ok = leak <= tolerance and against_alone <= tolerance and effect > tolerance
@@ -76,18 +85,21 @@ def probe_isolation(
         "dtype": dtype,
     }
     if skips:
-        beyond = float(inside[shown[1][1:] >= second // 2].max())
+        # Of the short one: a token of 500 moves what comes far behind it by too little to be told from rounding.
+        beyond = float(inside[1][shown[1][1:] >= lengths[1] // 2].max())
         measured["largest_difference_beyond_the_skip"] = beyond
         ok = ok and beyond > tolerance / 10  # a chunk that does not see the other one moves by nothing
     return claimed, measured, ok
 
 
 def _lengths(config: "PreTrainedConfig", context: int) -> list[int]:
-    """Lengths of the three documents; the last goes over its sliding window and into a second block of it."""
+    """Lengths of the documents; the last goes over its sliding window and into a second block of it."""
     lengths = [max(3, min(length, context // 3)) for length in LENGTHS]
+    if sum((*lengths, *LONG)) <= context:
+        lengths += LONG
     window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     if window is not None and (kinds is None or "sliding_attention" in kinds):
-        lengths[2] = max(lengths[2], min(window + window // 2 + LENGTHS[2], context - sum(lengths[:2])))
+        lengths[-1] = max(lengths[-1], min(window + window // 2 + LENGTHS[2], context - sum(lengths[:-1])))
     return lengths
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shridhar_ft.errors import CheckFailed
 from shridhar_ft.model.rope_formulas import (
     Parameters,
     changes_with_length,
@@ -52,7 +53,7 @@ class LiveRope:
     @property
     def frequencies(self) -> np.ndarray:
         """As they are now, float64 (dim / 2,)."""
-        return getattr(self.module, f"{self.prefix}inv_freq").detach().double().cpu().numpy()
+        return getattr(self.module, f"{self.prefix}inv_freq").detach().cpu().double().numpy()  # MPS has no float64
 
     @property
     def attention_factor(self) -> float:
@@ -133,7 +134,7 @@ def check_written_rope(folder: Path, claimed: "PreTrainedConfig", context: int) 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     written = read_json(folder / "config.json")
-    differs = _differing(written, claimed)
+    differs = _differing(written, claimed.rope_parameters, int(claimed.max_position_embeddings))
     if differs:  # what transformers would make of it is no longer of interest, and it may refuse it
         return (
             {"rope_parameters": claimed.rope_parameters, "max_position_embeddings": claimed.max_position_embeddings},
@@ -144,6 +145,37 @@ def check_written_rope(folder: Path, claimed: "PreTrainedConfig", context: int) 
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder).get_text_config())
     claims, measured, ok = check_rope(model, claimed, context)
     return claims, {**measured, "differs": []}, ok
+
+
+def need_rope(model: "nn.Module", claimed: "PreTrainedConfig", context: int) -> None:
+    """`check_rope` where no receipt is kept: a model that is loaded to be read or spoken with.
+
+    Raises:
+        CheckFailed: The live module computes with another RoPE.
+    """
+    claims, measured, ok = check_rope(model, claimed, context)
+    if not ok:
+        raise CheckFailed(f"the live RoPE is not the one that was asked for: {claims} claimed, {measured} measured")
+
+
+def need_certified_rope(folder: Path) -> None:
+    """An export's config.json must still say of positions what its certificate says; other folders have none.
+
+    Raises:
+        CheckFailed: It does not: its scaling was edited or got lost, and the model would babble past its old length.
+    """
+    beside = [place / "certificate.json" for place in (folder, folder.resolve().parent)]
+    certificate = next((file for file in beside if file.is_file()), None)
+    claimed = read_json(certificate).get("claimed", {}).get("rope") if certificate else None
+    if claimed is None:
+        return
+    differs = _differing(
+        read_json(folder / "config.json"), claimed["rope_parameters"], int(claimed["max_position_embeddings"])
+    )
+    if differs:
+        raise CheckFailed(
+            f"{folder / 'config.json'}: not the RoPE that was certified ({'; '.join(differs)}); export the model again"
+        )
 
 
 # -------------------------------------------------------------------------------------------------- pieces
@@ -176,7 +208,7 @@ def _differences_at(
         )
     # Most return cos and sin, (1, P, dim) or (1, P, dim / 2) each; DeepSeek-V2 and Llama 4 one complex tensor.
     cos, sin = (found.real, found.imag) if isinstance(found, torch.Tensor) else found
-    turned = np.stack([cos[0].double().cpu().numpy(), sin[0].double().cpu().numpy()])  # (2, P, dim or dim / 2)
+    turned = np.stack([part[0].cpu().double().numpy() for part in (cos, sin)])  # (2, P, dim or dim / 2)
     pairs = expected.shape[0]
     live = rotary.frequencies  # read after the forward, which may have computed them anew
     if live.shape != expected.shape or turned.shape[-1] not in (pairs, 2 * pairs):
@@ -205,15 +237,15 @@ def _shown(rotary: LiveRope, parameters: Parameters, context: int) -> dict[str, 
     return shown
 
 
-def _differing(written: dict[str, Any], claimed: "PreTrainedConfig") -> list[str]:
+def _differing(written: dict[str, Any], rope_parameters: Any, max_position_embeddings: int) -> list[str]:  # noqa: ANN401
     """What a config.json says otherwise than claimed about positions."""
-    wanted = json.loads(json.dumps(claimed.rope_parameters))
+    wanted = json.loads(json.dumps(rope_parameters))
     has = written.get("rope_parameters")
     if not has:
         return ["rope_parameters is missing"]
     has, wanted = _flat(has), _flat(wanted)
     has["max_position_embeddings"] = written.get("max_position_embeddings")
-    wanted["max_position_embeddings"] = int(claimed.max_position_embeddings)
+    wanted["max_position_embeddings"] = max_position_embeddings
     return [
         f"{name} is {has.get(name, 'missing')} and not {wanted.get(name, 'there')}"
         for name in dict.fromkeys((*wanted, *has))

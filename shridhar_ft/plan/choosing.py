@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.errors import UserError
 from shridhar_ft.plan.layout import Layout
-from shridhar_ft.plan.levers import check_levers
+from shridhar_ft.plan.levers import OPTIMIZERS, check_levers
 from shridhar_ft.plan.memory import GIB, Footprint, footprint, kept_bytes
 from shridhar_ft.plan.sizes import Sizes
 
@@ -26,6 +26,7 @@ COSTS: dict[Lever, str] = {
     "offload_disk": "each layer's input and attention written and read once",
     "recompute_attention": "attention's forward once more",
     "adamw_8bit": "a slower update, and other numbers: moments of one byte",
+    "paged_adamw_8bit": "the same, and moments that come over the bus where the GPU is full",
     "bf16_weights": "other numbers: weights and moments of two bytes, updates rounded stochastically",
 }
 
@@ -88,13 +89,14 @@ def as_needed(step: Step, limit: int, host_bytes: int) -> tuple[tuple[Lever, ...
     """
     names: tuple[Lever, ...] = ()
     sentences: dict[Lever, str] = {}
-    inexact: tuple[Lever, ...] = ("adamw_8bit", "bf16_weights")
+    paged: tuple[Lever, ...] = ("paged_adamw_8bit",) if step.device == "cuda" else ()
+    inexact: tuple[Lever, ...] = ("adamw_8bit", *paged, "bf16_weights")
     if step.layout.shards_name is not None:  # it divides weights and moments itself
         inexact = ()
     for name in (*exact_levers(step, host_bytes), *inexact):
         with_it = (*names, name)
-        if name == "bf16_weights" and step.tuning.method == "full":
-            with_it = (*(other for other in names if other != "adamw_8bit"), name)  # it brings its own AdamW
+        if name in OPTIMIZERS and (name != "bf16_weights" or step.tuning.method == "full"):
+            with_it = (*(other for other in names if other not in OPTIMIZERS), name)  # each brings its own AdamW
         if step.peak(names) <= limit:
             break
         if not step.goes(with_it):

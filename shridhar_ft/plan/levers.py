@@ -3,9 +3,10 @@
     checkpointing        keep each layer's input, compute the layer again in the backward pass; attention is kept
     tiled_mlp            the MLP over tiles of the sequence: its intermediates exist for one tile only
     recompute_attention  with checkpointing: attention is computed again too
-    offload_host         with checkpointing, CUDA: what is kept lies in pinned host memory
-    offload_disk         with checkpointing: what is kept lies in files
-    compile              torch.compile of MLPs and norms: fewer passes over memory (for speed, on a GPU)
+    offload_host         with checkpointing, CUDA: each layer's input lies in pinned host memory
+    offload_disk         with checkpointing: each layer's input lies in a file, on a CPU and MPS its attention too
+    compile              torch.compile of MLPs and norms: fewer passes over memory, for speed; `auto` is about what fits
+                         and leaves it out
     adamw_8bit           AdamW's moments in one byte each (bitsandbytes); changes numbers
     paged_adamw_8bit     the same, moved to host memory when the GPU is full; CUDA; changes numbers
     bf16_weights         weights, gradients and moments in bf16, updates rounded stochastically; changes numbers
