@@ -130,7 +130,7 @@ def test_the_plans_own_step_fits_on_a_card_of_40_gb_only_with_levers() -> None:
     limit = int(0.9 * 39.4 * GIB)
     assert of.peak() > 80 * GIB, "it would not fit on the cards of 80 GB either"
     names, sentences = as_needed(of, limit, 100 * GIB)
-    assert of.peak(names) <= limit and len(names) == len(sentences) > 1
+    assert of.peak(names) <= limit and len(names) == len(sentences) >= 1
     assert not set(names) - set(EXACT["cuda"]), "no number changes"
 
 

@@ -22,18 +22,13 @@ def to_bf16(model: nn.Module, compute_bf16: bool) -> None:
     for parameter in model.parameters():
         if parameter.is_floating_point() and parameter.dim() > 1 and not (frozen and parameter.requires_grad):
             parameter.data = parameter.data.to(torch.bfloat16)
+    if compute_bf16:  # model/stream.py does the rest
+        return
     for module in model.modules():
-        if compute_bf16:
-            if type(module).__name__.endswith("Norm"):
-                module.register_forward_hook(_output_as_input)
-        elif isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Embedding):
             module.register_forward_hook(_widened_output)
         elif type(module) is nn.Linear and module.weight.dtype == torch.bfloat16:
             module.forward = partial(_widened_linear, module)
-
-
-def _output_as_input(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
-    return output.to(inputs[0].dtype)  # a bf16 stream times an fp32 weight would go on in fp32
 
 
 def _widened_output(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:  # noqa: ANN401

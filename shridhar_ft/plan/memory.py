@@ -54,7 +54,7 @@ class Footprint:
 def kept_bytes(size: Sizes, tokens: int, levers: tuple[Lever, ...], bf16: bool, device: str) -> dict[str, int]:
     """What all layers keep between the passes under checkpointing: their inputs, attention's outputs and log-sums."""
     shape = size.shape
-    carried = 2 if bf16 and "bf16_weights" in levers else 4
+    carried = 2 if bf16 else 4
     inputs = carried * shape.hidden
     attention = 0 if "recompute_attention" in levers else (2 if bf16 else 4) * shape.queries + 4 * shape.heads
     if "offload_host" in levers or "offload_disk" in levers:
@@ -89,7 +89,8 @@ def footprint(
     stored = 2 if "bf16_weights" in levers or own else 4  # bytes of a weight
     of_trained = stored if full or own else 4
     made = 2 if bf16 else 4  # bytes of what a matrix product makes
-    carried = 2 if bf16 and stored == 2 else 4  # bytes of the residual stream
+    carried = made  # bytes of the residual stream
+    read = 2 if bf16 and stored == 2 else 4  # bytes of what the head reads
     static, host = _static(size, tuning, levers, layout, stored, of_trained, device)
 
     gradients = size.trained * of_trained
@@ -106,7 +107,7 @@ def footprint(
         kept = {f"{name} of all layers": shape.layers * count for name, count in saved.items()}
         others = {f"{name} of other layers": (shape.layers - 1) * count for name, count in saved.items()}
     loss = {
-        "hidden states": tokens * shape.hidden * (2 * carried + made + 4),
+        "hidden states": tokens * shape.hidden * (2 * read + made + 4),
         "logits": min(LOGITS_BYTES, tokens * made * shape.vocabulary),
         "head's gradient": head,
         "head in bf16": made * shape.head if made != stored else 0,

@@ -1,0 +1,71 @@
+"""Hidden states in bf16, angles in float32, and a model that learns as well as in float32."""
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING
+
+from shridhar_ft.model.build import build_model
+from shridhar_ft.model.loss import add_loss_head
+from shridhar_ft.model.memory import apply_levers
+from shridhar_ft.plan.levers import Levers
+
+SIZES = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def made(model_type: str = "llama", levers: Levers = Levers(), **changes: object) -> torch.nn.Module:  # noqa: B008
+    config = CONFIG_MAPPING[model_type](**SIZES, num_key_value_heads=2, head_dim=16, pad_token_id=None, **changes)
+    model = build_model(config, 0, "shridhar_sdpa")
+    apply_levers(model, levers, None, compute_bf16=True)
+    return model
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma3_text", "olmo3"])
+@pytest.mark.parametrize("names", [(), ("bf16_weights",), ("checkpointing",)])
+def test_hidden_states_are_bf16_and_angles_float32(model_type: str, names: tuple) -> None:
+    model = made(model_type, Levers(names))
+    seen: dict[str, set] = {"layer": set(), "angles": set(), "head": set()}
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda module, given, out: seen["layer"].add((given[0].dtype, out.dtype)))
+    model.model.rotary_emb.register_forward_hook(lambda module, given, out: seen["angles"].update(p.dtype for p in out))
+    model.model.norm.register_forward_hook(lambda module, given, out: seen["head"].add(out.dtype))
+    add_loss_head(model)
+    ids = torch.arange(24)[None] % 60
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(input_ids=ids, labels=ids, fused_lm_head=True, use_cache=False).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert seen["layer"] == {(torch.bfloat16, torch.bfloat16)}
+    assert seen["angles"] == {torch.float32}
+    assert seen["head"] == {model.get_output_embeddings().weight.dtype}
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_the_angles_are_whole_far_out() -> None:
+    """In bf16 the cosines of neighbouring positions near 100,000 would be off by up to a 256th."""
+    model = made(max_position_embeddings=108_000)
+    places = torch.arange(100_000, 100_008)[None]
+    cos, _ = model.model.rotary_emb(torch.zeros(1, 8, 64, dtype=torch.bfloat16), position_ids=places)
+    wanted = (places[0, :, None].double() * model.model.rotary_emb.inv_freq.double()).cos()
+    assert float((cos[0, :, :8].double() - wanted).abs().max()) < 0.02 * 2**-4
+    assert cos.dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_a_narrow_stream_learns_as_float32_does() -> None:
+    text = torch.randint(64, (40,), generator=torch.Generator().manual_seed(0)).repeat(8)[None]
+    losses = {}
+    for narrow in (False, True):
+        model = made() if narrow else build_model(made().config, 0, "shridhar_sdpa")
+        add_loss_head(model)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        for step in range(120):
+            start = step * 7 % 40
+            ids = text[:, start : start + 64]
+            with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+                loss = model(input_ids=ids, labels=ids, fused_lm_head=True, use_cache=False).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        losses[narrow] = float(loss)
+    assert losses[False] < 1.0, "something was learned"
+    assert losses[True] == pytest.approx(losses[False], rel=0.02)
