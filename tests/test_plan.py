@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from shridhar_ft.cli import run_command
-from shridhar_ft.config import load_recipe
+from shridhar_ft.config import Model, load_recipe
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import UserError
 from shridhar_ft.plan import machines as machines_module
@@ -320,6 +320,19 @@ def test_the_schedule_of_a_plan_is_the_trainings_own() -> None:
     plan = planned("shridhar-gpt", machine=LAMBDA, books=450_000, dialogues=10**6)
     for part in plan.parts:
         assert part.steps == schedule(part.part.tuning, part.supply.windows, part.part.window, 8)["steps"]
+
+
+@pytest.mark.parametrize("base", ["gone/model", "./gone/model/here", "../m", "two words/x", "/gone"])
+def test_a_base_that_is_nowhere_is_one_sentence(alone: Path, base: str) -> None:
+    with pytest.raises(UserError, match=r"model.base: no folder with config.json"):
+        config_of(Model(base=base))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "<html>"])
+def test_a_base_whose_config_is_none_is_one_sentence(alone: Path, text: str) -> None:
+    (alone / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config.json is no model's config"):
+        config_of(Model(base=str(alone)))
 
 
 def test_known_bases_have_the_sizes_of_their_models() -> None:
