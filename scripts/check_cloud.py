@@ -51,7 +51,8 @@ def _check(task: dict[str, Any]) -> str:
 
     common_utils.validate_schema(dict(task), schemas.get_task_schema(), "task: ")
     common_utils.validate_schema(dict(task["resources"]), schemas.get_resources_schema(), "resources: ")
-    made = sky.Task.from_yaml_config(dict(task), env_overrides=[("BACKUP", "s3://bucket/runs")])
+    asked_for = [(name, "s3://bucket/runs") for name, value in task["envs"].items() if value is None]
+    made = sky.Task.from_yaml_config(dict(task), env_overrides=asked_for)
     [resources] = made.resources
     asked = task["resources"]
     name, count = asked["accelerators"].split(":")

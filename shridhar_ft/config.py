@@ -287,6 +287,26 @@ def load_recipe(argument: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: The file is missing or no YAML, a key is unknown, or a value does not fit; names file and key.
     """
     file = find_recipe(argument)
+    raw = raw_recipe(file, overrides)
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(one_sentence(error, file, Recipe)) from error
+    _resolve_paths(recipe, file.resolve().parent)
+    return recipe
+
+
+def raw_recipe(file: Path, overrides: Sequence[str], from_here: bool = True) -> dict[str, Any]:
+    """The mapping that a recipe file and overrides make, before it is validated.
+
+    Args:
+        file: The recipe's.
+        overrides: `key.sub=value` strings.
+        from_here: Make paths of overrides absolute where they exist below the working folder.
+
+    Raises:
+        UserError: The file is no YAML mapping, or an override does not fit into it.
+    """
     try:
         raw = read_yaml(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -298,13 +318,8 @@ def load_recipe(argument: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(raw, dict):
         raise UserError(f"{file}: a recipe is a mapping of keys; begin with `name:`")
     for override in overrides:
-        _override(raw, override)
-    try:
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(one_sentence(error, file, Recipe)) from error
-    _resolve_paths(recipe, file.resolve().parent)
-    return recipe
+        _override(raw, override, from_here)
+    return raw
 
 
 def export_section(overrides: Sequence[str]) -> Export:
@@ -327,14 +342,15 @@ def export_section(overrides: Sequence[str]) -> Export:
         raise UserError(one_sentence(error, Path("export"), Export)) from error
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
+def _override(raw: dict[str, Any], override: str, from_here: bool = True) -> None:
     """Set one `key.sub=value` inside the raw recipe, in place."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"'{override}': an override is key.sub=value, e.g. train.learning_rate=3e-4")
     try:
         names = [part for part in key.split(".") if not part.isdigit()]  # the list's own name, for its items
-        value = _from_here(read_yaml(text), names[-1] if names else "")
+        value = read_yaml(text)
+        value = _from_here(value, names[-1] if names else "") if from_here else value
     except yaml.YAMLError as error:
         raise UserError(f"'{override}': the value is not valid YAML; quote it") from error
     *parents, last = key.split(".")
@@ -372,6 +388,27 @@ def _index(items: list[Any], part: str, override: str) -> int:
     if not part.isdigit() or int(part) >= len(items):
         raise UserError(f"'{override}': '{part}' is no index of that list; it holds items 0 to {len(items) - 1}")
     return int(part)
+
+
+def named_paths(recipe: Recipe) -> dict[str, list[str]]:
+    """The paths of a loaded recipe's sources by their keys: data, texts to measure on, a base and a tokenizer here."""
+    data = recipe.data
+    found = {"data.books.paths": data.books.paths} if data.books else {}
+    rows: list[tuple[str, Sequence[Rows]]] = [("texts", data.texts), ("dialogues", data.dialogues)]
+    for kind, sources in rows:
+        found |= {f"data.{kind}.{index}.paths": source.paths for index, source in enumerate(sources)}
+    found |= {"eval.long_text": recipe.eval.long_text, "eval.others": recipe.eval.others}
+    one = {"eval.glossary": recipe.eval.glossary, "eval.rublimp": recipe.eval.rublimp}
+    one["eval.suite"] = recipe.eval.suite if recipe.eval.suite.endswith(".yaml") else None
+    for key, value in (("model.base", recipe.model.base), ("tokenizer.extend", recipe.tokenizer.extend)):
+        one[key] = value if value and is_a_path(value) else None
+    found |= {key: [path] for key, path in one.items() if path}
+    return {key: paths for key, paths in found.items() if paths}
+
+
+def is_a_path(base: str) -> bool:
+    """Whether a base is a folder's path, there or not, and not OWNER/NAME on the Hub."""
+    return base.startswith(("/", "~", ".")) or base.count("/") > 1
 
 
 def _resolve_paths(recipe: Recipe, folder: Path) -> None:

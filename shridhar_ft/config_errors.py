@@ -32,6 +32,8 @@ def one_sentence(error: ValidationError, file: Path, model: type[BaseModel]) -> 
     message = re.sub(r"^Value error, ", "", problem["msg"])
     given = problem.get("input")
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    if problem["type"] == "string_pattern_mismatch" and problem["loc"][-1] == "name":  # it becomes a folder's name
+        message = "a name is made of Latin letters, digits, '.', '_' and '-', and begins with a letter or a digit"
     if problem["type"] == "literal_error" and isinstance(given, str):
         near = difflib.get_close_matches(given, re.findall(r"'([^']+)'", message), n=1)
         message += f"; did you mean '{near[0]}'?" if near else ""

@@ -124,7 +124,8 @@ class Train(Tuning):
     """Services that figures are sent to; TensorBoard's files are in the run folder always, and go nowhere."""
     notify: str | None = None
     """What gets word, as JSON, of a part's end and of the run's end, stop or failure: a URL (by POST), or a shell
-    command (on standard input)."""
+    command (on standard input). Write a token as $NAME, which the environment has: one that is written out is kept from
+    the backup and from the run's page."""
 
 
 class Carry(Section):

@@ -88,7 +88,7 @@ def _main(module: str, does: str, work: Work, arguments: Sequence[str] | None, t
             if first and not under_run and run.root.is_dir():
                 run.status(None, module, "training")
             _work(module, recipe, run, work, allowed)
-        if first:
+        if first and not under_run:  # else more parts follow, and `run` says when all is done
             run.status(0, module, "done")
         return 0
     except Stop as stop:

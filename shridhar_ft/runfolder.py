@@ -293,6 +293,20 @@ def only_one(run: Run, what: str = "run") -> Iterator[None]:
         yield
 
 
+def is_held(run: Run) -> bool | None:
+    """Whether a process of this machine works on a run; None where none ever did in this place."""
+    try:
+        lock_file = (run.root.parent / f".{run.name}.run.lock").open()
+    except OSError:
+        return None
+    with lock_file as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
 def is_current(folder: Path, wanted: str) -> bool:
     """Whether the part in this folder is finished and made from what `wanted` is the fingerprint of."""
     part = part_of(folder)

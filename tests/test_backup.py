@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -358,6 +359,33 @@ def test_the_copy_goes_on_when_the_training_is_killed(run: Path, tmp_path: Path)
         time.sleep(0.2)
     made = pull(str(tmp_path / "far"), "r", tmp_path / "back", quiet)
     assert made["checkpoint"] == "stages/8k/checkpoints/checkpoint-10"
+
+
+@pytest.mark.parametrize(
+    ("to", "leaves"),
+    [
+        ("https://hooks.example.org/services/T0/B0/s3cret", False),
+        ("https://u:s3cret@example.org/$TOPIC", False),
+        ("https://example.org/$TOPIC?token=s3cret", False),
+        ("curl -H 'Authorization: Bearer s3cret' -d @- https://example.org", False),
+        ("https://example.org/$TOPIC?token=${TOKEN}", True),
+        ('curl -H "Authorization: Bearer $TOKEN" -d @- https://example.org', True),
+    ],
+)
+def test_a_token_of_notify_does_not_travel(run: Path, tmp_path: Path, to: str, leaves: bool) -> None:
+    settings = {"name": "r", "stages": [{"name": "8k", "context": 64}], "train": {"notify": to, "log_every": 3}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    resume = shlex.join(["accelerate", "launch", "-m", "shridhar_ft.sft", "r.yaml", f"train.notify={to}", "seed=1"])
+    write_json(run / "status.json", {"status": 75, "part": "sft", "resume": resume})
+    said = Lines()
+    Mirror(run, str(tmp_path / "far"), said).update(last=True)
+    held = unpack(Store(str(tmp_path / "far/r")).read(ARCHIVE), "far")
+    kept = yaml.safe_load(held["recipe.yaml"])["train"]
+    assert kept == {"notify": to if leaves else None, "log_every": 3}
+    assert leaves or not any(b"s3cret" in content for content in held.values())
+    assert ("train.notify is left out of the copied recipe" in said.text) is not leaves
+    assert json.loads(held["status.json"])["resume"].endswith("r.yaml seed=1") is not leaves
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["train"]["notify"] == to, "here it stays"
 
 
 def test_small_files_are_the_same_for_the_same_run(run: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from shridhar_ft.cli import run_command
+from shridhar_ft.cloud.sky import cluster_name
 from shridhar_ft.cloud.target import CLOUDS
 from shridhar_ft.plan.machines import machines
 from shridhar_ft.shipped import ROOT
@@ -135,11 +136,112 @@ def test_what_cannot_be_is_refused_in_one_sentence(root: Path, capsys: pytest.Ca
     assert "name a machine like those of your cluster" in refused(capsys, "--to", "slurm", "budget.machine=here")
 
 
-@pytest.mark.parametrize("value", ["../books/*.txt", "[a, ~/books]", "~/books"])
-def test_a_path_that_means_another_place_there_is_refused(
-    root: Path, value: str, capsys: pytest.CaptureFixture
-) -> None:
-    assert "give the absolute path" in refused(capsys, "--to", "aws", f"data.books.paths={value}")
+@pytest.mark.parametrize(
+    ("run", "cluster"),
+    [
+        ("Shelf_8.v2", "shelf-8-v2"),
+        ("108k-run-", "run-108k-run"),
+        ("-_a__b.-", "a-b"),
+        ("Полка", "run"),
+        ("Полка 7", "run-7"),
+    ],
+)
+def test_a_cluster_gets_a_name_that_clouds_take(run: str, cluster: str) -> None:
+    assert cluster_name(run) == cluster
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", cluster), "SkyPilot's rule, and the clouds' for a machine"
+
+
+def test_a_task_has_a_valid_name_and_the_run_keeps_its_own(root: Path, tmp_path: Path) -> None:
+    text = written(tmp_path / "odd", "aws", "name=108_k-")
+    assert yaml.safe_load(text)["name"] == "run-108-k" and "sky jobs launch -n run-108-k " in text
+    assert 'pull "$BACKUP" 108_k- ' in text, "in the bucket the run bears its own name"
+    assert yaml.safe_load(written(tmp_path / "word", "lambda", 'name="on"'))["name"] == "on", "and not true"
+    assert "#SBATCH --job-name=108_k-\n" in written(tmp_path / "slurm", "slurm", "name=108_k-"), "Slurm takes any"
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A working folder with a recipe of its own, beside a shelf that lies outside of it."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    machines.cache_clear()
+    here = tmp_path / "here"
+    for folder in ("here/my/books", "shelf", "home/books"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.txt").write_text("текст", encoding="utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(here)
+    recipe = yaml.safe_load((ROOT / "recipes/shridhar-gpt/recipe.yaml").read_text(encoding="utf-8"))
+    recipe |= {"name": "my", "sft": None, "eval": {}}
+    recipe["data"] = {"books": {"paths": "books"}}
+    Path("my/recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return here
+
+
+def task_for(paths: str, *more: str) -> tuple[dict, str]:
+    """The task of a recipe with these paths of books in its file; and the settings of its run."""
+    file = Path("my/recipe.yaml")
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    recipe["data"]["books"]["paths"] = paths
+    file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert run_command(["cloud", "my", "--to", "aws", *TOKENS, "-o", "out", *more]) == 0
+    task = yaml.safe_load(Path("out/aws.yaml").read_text(encoding="utf-8"))
+    return task["file_mounts"], task["run"]
+
+
+def test_a_path_in_the_recipe_means_the_same_place_there(shelf: Path) -> None:
+    outside = str(shelf.parent / "shelf")
+    recipe = {"~/shridhar-ft/my/recipe.yaml": "my/recipe.yaml"}
+    below = recipe | {"~/shridhar-ft/my/books": "my/books"}
+    for paths in ("books", "books/*.txt", "../my/books"):  # right as they are
+        mounts, run = task_for(paths)
+        assert mounts == below and "data.books.paths" not in run, paths
+    mounts, run = task_for(str(shelf / "my/books"))
+    assert mounts == below and 'data.books.paths="my/books"' in run, "that absolute path is not there"
+    for paths in ("../../shelf", outside + "/../shelf"):
+        mounts, run = task_for(paths)
+        assert mounts == recipe | {outside: outside}, paths
+        assert f'data.books.paths="{outside}"' in run or paths.startswith("/"), paths
+    mounts, run = task_for(outside)
+    assert mounts == recipe | {outside: outside} and "data.books.paths" not in run
+    home = str(shelf.parent / "home/books")
+    mounts, run = task_for("~/books")
+    assert mounts == recipe | {home: home} and f'data.books.paths="{home}"' in run, "HOME is another one there"
+    mounts, run = task_for("books", "data.books.paths=../shelf/*.txt")
+    assert mounts == recipe | {outside: outside} and f'data.books.paths="{outside}/*.txt"' in run
+    slurm = ["cloud", "my", "--to", "slurm", "--machine", "lambda-8xa100-80gb", *TOKENS, "-o", "out"]
+    assert run_command([*slurm, "data.books.paths=../shelf"]) == 0
+    assert run_command(["cloud", "../here/my", "--to", "aws", *TOKENS, "-o", "../out"]) == 0
+
+
+def test_a_pattern_beside_the_working_folder_takes_its_files_and_not_all_else(shelf: Path) -> None:
+    for name in ("one.txt", "two.txt", ".env"):
+        Path(name).write_text("текст", encoding="utf-8")
+    mounts, _ = task_for("../*.txt")
+    assert mounts.keys() == {"~/shridhar-ft/my/recipe.yaml", "~/shridhar-ft/one.txt", "~/shridhar-ft/two.txt"}
+
+
+def test_what_is_not_on_this_machine_is_named_in_one_sentence(shelf: Path, capsys: pytest.CaptureFixture) -> None:
+    lost = ["data.books.paths=[my/books, gone]", "eval.long_text=long/*.txt", "eval.glossary=terms.txt"]
+    task_for("books", *lost)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "not on this machine" in line]
+    for name in ("data.books.paths: gone", "eval.long_text: long/*.txt", "eval.glossary: terms.txt"):
+        assert name in line
+    assert "my/books" not in line
+    task_for("books", "--json")
+    assert json.loads(capsys.readouterr().out)["missing"] is None
+
+
+def test_what_the_run_reads_of_the_environment_is_asked_for(root: Path, tmp_path: Path) -> None:
+    more = ["train.notify=https://ntfy.sh/$TOPIC", "train.report_to=[wandb]", "export.push_to_hub=me/model"]
+    text = written(tmp_path, "gcp", *more)
+    wanted = {"BACKUP": None, "TOPIC": None, "WANDB_API_KEY": None, "HF_TOKEN": None}
+    assert yaml.safe_load(text)["envs"] == wanted
+    assert "--env BACKUP=s3://my-bucket/runs --env TOPIC --env WANDB_API_KEY --env HF_TOKEN " in text
+    arguments = ["cloud", "recipes/llama3.1-8b", "--to", "gcp", *TOKENS, "-o", str(tmp_path / "base")]
+    assert run_command(arguments) == 0
+    text = (tmp_path / "base/gcp.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["envs"] == {"BACKUP": None, "HF_TOKEN": ""}, "a gated base's, where it is given"
+    assert "--env BACKUP=s3://my-bucket/runs /" in text
 
 
 def test_it_starts_without_torch(root: Path, tmp_path: Path) -> None:

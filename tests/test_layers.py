@@ -12,7 +12,7 @@ from shridhar_ft.shipped import PACKAGE
 # From the bottom up; a module may import only from lower rows, or from its own package.
 LAYERS = (
     {"errors", "shipped", "durations", "score_table"},
-    {"config_data", "config_errors", "paths", "allowed"},
+    {"config_data", "config_errors", "paths", "allowed", "addresses"},
     {"config_rope"},
     {"config_training", "config_export"},
     {"config", "runfolder", "signals", "progress", "weights", "nodes"},

@@ -1,12 +1,15 @@
 """What is told of a run while it trains and when it ends: status, watch, word to a URL or a command, TensorBoard."""
 
+import base64
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +19,7 @@ import yaml
 from rich.console import Console
 
 from shridhar_ft.backup.mirror import Mirror
+from shridhar_ft.backup.pull import pull
 from shridhar_ft.checkpoint import write_manifest
 from shridhar_ft.cli import run_command
 from shridhar_ft.config import load_recipe
@@ -27,7 +31,7 @@ from shridhar_ft.monitoring.reporters import check_reporters
 from shridhar_ft.monitoring.status import reader
 from shridhar_ft.monitoring.view import lines, watch
 from shridhar_ft.progress import quiet
-from shridhar_ft.runfolder import PART, Run, write_json
+from shridhar_ft.runfolder import PART, Run, only_one, write_json
 
 PLAN = {
     "peak_bytes": 2 << 30,
@@ -110,12 +114,18 @@ def test_a_process_that_is_gone_is_told_from_one_that_is_silent(run: Path) -> No
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     moved(run, pid=ended.pid)
-    assert reader(str(run))()["state"] == "gone"
+    state = reader(str(run))()
+    assert state["state"] == "gone"
+    told = list(lines(state))
+    assert re.match(r"r: gone since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d · stages/32k", told[0])
+    assert told[-1] == "  to go on: shridhar-ft run runs/r/recipe.yaml"
     moved(run, minutes=1, host="another")
     assert reader(str(run))()["state"] == "running"
     moved(run, minutes=30, host="another")
     state = reader(str(run))()
-    assert state["state"] == "silent" and "nothing was heard of it" in "\n".join(lines(state))
+    told = list(lines(state))
+    assert state["state"] == "silent" and "nothing was heard of it" in "\n".join(told)
+    assert told[0].startswith("r: silent since ") and "to go on, where it has ended: shridhar-ft run" in told[-1]
     moved(run, minutes=30, host="another", step_seconds=600.0)
     assert reader(str(run))()["state"] == "running", "half an hour is three steps here"
 
@@ -140,6 +150,34 @@ def test_the_backup_tells_the_same(run: Path, tmp_path: Path) -> None:
     for key in ("state", "part", "step", "loss", "checkpoint", "parts"):
         assert here[key] == there[key]
     assert there["alive"]["by"] == "last sign of life"
+    moved(run, minutes=30)
+    Mirror(run, str(tmp_path / "far"), quiet).update(last=True)
+    state = reader(str(tmp_path / "far"))()
+    assert state["state"] == "silent" and state["resume"] == f"shridhar-ft pull {tmp_path / 'far/r'}"
+
+
+def test_between_two_lines_of_the_log_a_run_elsewhere_is_not_silent(run: Path) -> None:
+    moved(run, minutes=9, host="another", step_seconds=60.0)
+    assert reader(str(run))()["state"] == "running", "the log has a line in ten steps"
+    moved(run, minutes=16, host="another", step_seconds=60.0)
+    assert reader(str(run))()["state"] == "silent"
+
+
+def test_a_run_that_was_brought_back_is_not_told_as_running(run: Path, tmp_path: Path) -> None:
+    moved(run, host="another")
+    Mirror(run, str(tmp_path / "far"), quiet).update(last=True)
+    pull(str(tmp_path / "far"), None, tmp_path / "there/runs", quiet)
+    state = reader(str(tmp_path / "there/runs/r"))()
+    assert state["state"] == "stopped" and state["resume"].endswith("shridhar-ft run runs/r/recipe.yaml")
+
+
+def test_a_run_that_ended_before_its_first_status_is_told_from_one_that_prepares(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/new/.data.1.tmp").mkdir(parents=True)
+    with only_one(Run(Path("runs/new"))), pytest.raises(UserError, match="is being prepared"):
+        reader("runs/new")
+    with pytest.raises(UserError, match="ended without a word before"):
+        reader("runs/new")
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -158,6 +196,21 @@ def test_watching_ends_with_the_run(run: Path) -> None:
     seen: list[str] = []
     watch(reader("runs/r"), 0.1, Console(quiet=True), lambda state: seen.append(state["state"]))
     assert seen == ["running", "done"]
+
+
+def test_a_watch_waits_for_a_run_that_has_not_begun(run: Path) -> None:
+    (run / "status.json").unlink()
+
+    def begin_and_end() -> None:
+        time.sleep(0.3)
+        Run(run).status(None, "pretrain", "training")
+        time.sleep(0.5)
+        Run(run).status(0, "run", "done")
+
+    threading.Thread(target=begin_and_end).start()
+    seen: list[str] = []
+    watch(reader("runs/r"), 0.1, Console(quiet=True), lambda state: seen.append(state["state"]))
+    assert seen == ["not begun", "running", "done"]
 
 
 def test_a_run_whose_first_data_are_being_read_is_no_missing_backup(tmp_path: Path, monkeypatch) -> None:
@@ -233,6 +286,27 @@ def test_a_url_hears_of_stop_failure_end_and_part_and_no_private_text(
     assert came[0]["path"] == "/secret" and came[0]["type"].startswith("application/json")
     assert came[0]["text"] == "r: stopped, and can go on in stages/32k at step 10 of 100"
     assert came[0]["figures"]["loss"] == 3.25 and came[0]["host"] == platform.node()
+
+
+def test_an_address_in_any_letters_arrives(inbox: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, came = inbox
+    monkeypatch.setenv("TOPIC", "полка 1")
+    said: list[str] = []
+    notify.send(f"{address}/обучение/%D1%8F/$TOPIC?ключ=да&x=a%20b", {"event": "done"}, said.append)
+    assert not said
+    assert urllib.parse.unquote(came[0]["path"]) == "/обучение/я/полка 1?ключ=да&x=a b"
+    assert notify._request("https://Я:слово@почта.рф:8443/x") == (
+        "https://xn--80a1acny.xn--p1ai:8443/x",
+        {"Authorization": "Basic " + base64.b64encode("Я:слово".encode()).decode()},
+    )
+    assert notify._request("http://[::1]:80/x#y")[0] == "http://[::1]:80/x"
+
+
+def test_an_address_whose_variable_is_not_set_is_refused_before_the_run(run: Path) -> None:
+    sentence = r"train.notify: \$NOWHERE is not set"
+    recipe = recipe_that_tells("https://ntfy.sh/${NOWHERE}")
+    with pytest.raises(UserError, match=sentence), notify.notifying(recipe, Run(run), quiet):
+        raise AssertionError("the run began")
 
 
 def test_a_command_gets_the_event_on_standard_input(run: Path) -> None:

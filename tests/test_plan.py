@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from shridhar_ft.cli import run_command
-from shridhar_ft.config import load_recipe
+from shridhar_ft.config import Model, load_recipe
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import UserError
 from shridhar_ft.plan import machines as machines_module
 from shridhar_ft.plan.command import Asked, plan_one
-from shridhar_ft.plan.layout import Layout
+from shridhar_ft.plan.layout import Layout, layout_of_config
 from shridhar_ft.plan.machines import calibration_file, machine, machines, user_file
 from shridhar_ft.plan.models import config_of, known_bases
 from shridhar_ft.plan.shapes import shape_of
@@ -199,6 +199,37 @@ def test_a_calibration_is_taken(alone: Path) -> None:
     here = machine("here")
     assert here.rates.measured and not here.in_bf16("auto")
     assert [here.rates.matmul_at("fp32", width) for width in (64, 192, 999)] == [1e9, 2e9, 3e9]
+    for damaged in ("{", "[]", json.dumps({**held, "rates": {}})):
+        calibration_file().write_text(damaged)
+        with pytest.raises(UserError, match=r"is damaged .* plan --calibrate"):
+            machine("here")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("machines: [a]", "machines is no mapping"),
+        ("- a", "chips is no mapping"),
+        ("machines: {a: eight}", "machines.a: "),
+        ("machines: {a: {chip: a100-80gb, devices: eight, host_gib: 1}}", "machines.a: .*'eight'"),
+        ("machines: {a: {chip: a100-80gb, devices: 0, host_gib: 100}}", "machines.a: .*above zero"),
+        ("machines: {a: {chip: a100-80gb, devices: 1, host_gib: 100, usd_per_hour: cheap}}", "machines.a: .*'cheap'"),
+        ("chips: {c: {}}\nmachines: {a: {chip: c, devices: 1, host_gib: 100}}", "machines.a: 'memory_gib'"),
+    ],
+)
+def test_a_wrong_file_of_machines_is_one_sentence(alone: Path, text: str, told: str) -> None:
+    user_file().parent.mkdir(parents=True)
+    user_file().write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=told):
+        machines()
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "num_processes: two", "a sentence", "deepspeed_config: [1]"])
+def test_what_is_no_accelerate_config_is_one_sentence(alone: Path, text: str) -> None:
+    file = alone / "mine.yaml"
+    file.write_text(f"distributed_type: DEEPSPEED\n{text}" if "deepspeed" in text else text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine.yaml is no accelerate configuration"):
+        layout_of_config(file)
 
 
 @pytest.mark.slow
@@ -289,6 +320,19 @@ def test_the_schedule_of_a_plan_is_the_trainings_own() -> None:
     plan = planned("shridhar-gpt", machine=LAMBDA, books=450_000, dialogues=10**6)
     for part in plan.parts:
         assert part.steps == schedule(part.part.tuning, part.supply.windows, part.part.window, 8)["steps"]
+
+
+@pytest.mark.parametrize("base", ["gone/model", "./gone/model/here", "../m", "two words/x", "/gone"])
+def test_a_base_that_is_nowhere_is_one_sentence(alone: Path, base: str) -> None:
+    with pytest.raises(UserError, match=r"model.base: no folder with config.json"):
+        config_of(Model(base=base))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "<html>"])
+def test_a_base_whose_config_is_none_is_one_sentence(alone: Path, text: str) -> None:
+    (alone / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config.json is no model's config"):
+        config_of(Model(base=str(alone)))
 
 
 def test_known_bases_have_the_sizes_of_their_models() -> None:

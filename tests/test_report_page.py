@@ -159,6 +159,13 @@ def test_the_command_writes_where_it_is_told(tmp_path: Path, monkeypatch, capsys
     assert run_command(["report", "whole", "--lang", "de"]) == 2 and "--lang de" in capsys.readouterr().err
     with pytest.raises(UserError, match="no run there"):
         find_run("nowhere-at-all")
+    with pytest.raises(UserError, match="did you mean 'whole'"):
+        find_run("whloe")
+    with pytest.raises(UserError, match="did you mean 'shelf-108k'"):
+        find_run("recipes/shelf-180k")
+    Path("bad.yaml").write_text("name: r\nmodle: {}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="unknown key 'modle'; did you mean 'model'"):
+        find_run("bad.yaml")
     with pytest.raises(UserError, match="nothing was run yet"):
         find_run("demo")
 

@@ -6,7 +6,8 @@
                   <part>/model | adapter          the weights of a finished part, MANIFEST.json last
 
 People's texts stay where they are: data, windows (tokens of texts), the batch of a non-finite loss, and the mask
-receipt, which prints a conversation. Weights and a tokenizer's vocabulary are made of the texts and do travel.
+receipt, which prints a conversation. Weights and a tokenizer's vocabulary are made of the texts and do travel. An
+address of `train.notify` stays too where a token may be written out in it.
 """
 
 import io
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+import yaml
 
+from shridhar_ft.addresses import command_without, held_back, without
 from shridhar_ft.checkpoint import MANIFEST, checkpoints
 from shridhar_ft.errors import UserError
-from shridhar_ft.runfolder import PART, read_json
+from shridhar_ft.runfolder import PART, read_json, settings_of
 
 OWNER = "owner.json"
 ARCHIVE = "run.zip"
@@ -49,6 +52,24 @@ def small_files(root: Path) -> dict[str, bytes]:
         if not name.endswith(PRIVATE) and path.stat().st_size <= LARGEST:
             found[name] = path.read_bytes()
     return found
+
+
+def as_they_leave(files: dict[str, bytes]) -> tuple[dict[str, bytes], bool]:
+    """The small files without an address that may hold a token, and whether there was one."""
+    recipe = "recipe.yaml"
+    try:
+        settings = settings_of(files.get(recipe, b""), recipe)
+        status = json.loads(files.get("status.json", b"{}"))
+    except ValueError:  # damaged: copied as it is
+        return files, False
+    to = held_back(settings)
+    if to is None:
+        return files, False
+    changed = {recipe: yaml.safe_dump(without(settings), allow_unicode=True, sort_keys=False).encode()}
+    if status:
+        status["resume"] = command_without(status.get("resume", ""), to)
+        changed["status.json"] = (json.dumps(status, ensure_ascii=False, indent=1) + "\n").encode()
+    return files | changed, True
 
 
 def pack(files: dict[str, bytes]) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 from shridhar_ft.backup.contents import ARCHIVE, IDENTITY, OWNER, WEIGHTS, best_of, unpack
 from shridhar_ft.backup.store import Store, check_place
 from shridhar_ft.checkpoint import MANIFEST, damage, step_of
-from shridhar_ft.errors import UserError, first_line
+from shridhar_ft.errors import Resumable, UserError, first_line
 from shridhar_ft.runfolder import PART, RUNS, parts_of, publishing, read_json, settings_of, write_json
 
 TRIES = 4
@@ -26,12 +26,12 @@ def find_run(place: str, name: str | None) -> Store:
     Raises:
         UserError: There is none, or there are several and no name.
     """
-    check_place(place, "pull")
+    check_place(place, "the backup")
     store = Store(place)
-    if name is None and _tried(lambda: store.read(OWNER)) is not None:
+    if name is None and tried(lambda: store.read(OWNER)) is not None:
         return store
-    below = [name] if name else _tried(store.children)
-    names = [found for found in below if _tried(partial(store.read, f"{found}/{OWNER}")) is not None]
+    below = [name] if name else tried(store.children)
+    names = [found for found in below if tried(partial(store.read, f"{found}/{OWNER}")) is not None]
     if len(names) > 1:
         raise UserError(f"{place} holds the runs {', '.join(names)}; name one of them")
     if not names:
@@ -61,7 +61,7 @@ def pull(place: str, name: str | None, into: Path, say: Say) -> dict[str, Any]:
     target = into / name
     if target.exists():
         raise UserError(f"{target} exists, and a pull never writes over a run; go on with it, or move it away first")
-    archive = _tried(lambda: store.read(ARCHIVE))
+    archive = tried(lambda: store.read(ARCHIVE))
     if archive is None:
         raise UserError(f"{store.place} holds no {ARCHIVE}: no copy was ever finished")
     files = unpack(archive, store.place)
@@ -85,6 +85,7 @@ def pull(place: str, name: str | None, into: Path, say: Say) -> dict[str, Any]:
                 for later in parts[place_in_order + 1 :]:
                     files.pop(f"{later}/{PART}", None)
                 break
+        _stopped(files, target)
         for inside, content in files.items():
             (folder / inside).parent.mkdir(parents=True, exist_ok=True)
             (folder / inside).write_bytes(content)
@@ -98,6 +99,18 @@ def pull(place: str, name: str | None, into: Path, say: Say) -> dict[str, Any]:
     }
 
 
+def _stopped(files: dict[str, bytes], target: Path) -> None:
+    """Let the status of what was copied while it ran say what is true here: nothing runs, and it can go on."""
+    try:
+        status = json.loads(files.get("status.json", b"{}"))
+    except ValueError:  # a damaged one is told by `status`
+        return
+    if status and status.get("status") is None:
+        status |= {"status": Resumable.status, "message": "brought here from the backup of a run that had not ended"}
+        status["resume"] = _resume_command(target)
+        files["status.json"] = json.dumps(status, ensure_ascii=False, indent=1).encode()
+
+
 def _owner(store: Store) -> str | None:
     """Which run's backup it is.
 
@@ -105,7 +118,7 @@ def _owner(store: Store) -> str | None:
         UserError: The file that says so is damaged.
     """
     try:
-        return json.loads(_tried(lambda: store.read(OWNER)) or b"{}").get("id")
+        return json.loads(tried(lambda: store.read(OWNER)) or b"{}").get("id")
     except (ValueError, AttributeError) as error:
         raise UserError(f"{store.place}/{OWNER} is damaged ({first_line(error)}); put {{}} into it to pull") from error
 
@@ -184,7 +197,7 @@ def _newest_first(store: Store, part: str) -> Iterator[str]:
 
 def _manifest(store: Store, place: str) -> dict[str, Any] | None:
     """The manifest there; one that is no JSON counts as none."""
-    held = _tried(lambda: store.read(f"{place}/{MANIFEST}"))
+    held = tried(lambda: store.read(f"{place}/{MANIFEST}"))
     try:
         return None if held is None else json.loads(held)
     except ValueError:
@@ -200,7 +213,7 @@ def _bring(store: Store, place: str, manifest: dict[str, Any], folder: Path, say
             return f"its manifest names {name}, which lies outside of it"
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         try:
-            _tried(partial(store.get, f"{place}/{name}", target / name))
+            tried(partial(store.get, f"{place}/{name}", target / name))
         except FileNotFoundError:
             return f"{name} is missing"
     write_json(target / MANIFEST, manifest)
@@ -211,7 +224,7 @@ def _bring(store: Store, place: str, manifest: dict[str, Any], folder: Path, say
     return None
 
 
-def _tried(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the work returns
+def tried(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the work returns
     """Do it, again where the place does not answer; what is not there is not asked for again.
 
     Raises:
@@ -225,8 +238,8 @@ def _tried(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the work retu
         except Exception as error:  # whatever a bucket's library raises
             if number == TRIES - 1:
                 raise UserError(
-                    f"pull: the place does not answer ({type(error).__name__}: {first_line(error)[:200]}); mend the "
-                    "place or the credentials in the environment, and pull again"
+                    f"the backup's place does not answer ({type(error).__name__}: {first_line(error)[:200]}); mend the "
+                    "place or the credentials in the environment, and ask again"
                 ) from error
             time.sleep(2.0**number / 2)
     raise AssertionError("the loop returns or raises")

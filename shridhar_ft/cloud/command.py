@@ -8,7 +8,7 @@ from typing import Any
 from shridhar_ft.cloud.sky import task
 from shridhar_ft.cloud.slurm import script
 from shridhar_ft.cloud.target import Target, Wish, choose
-from shridhar_ft.cloud.uploads import comes_along, data_bytes, data_paths, local_name
+from shridhar_ft.cloud.uploads import comes_along, data_bytes, data_paths, local_name, missing, settings_of_paths
 from shridhar_ft.cloud.words import overrides, plan_sentences
 from shridhar_ft.config import find_recipe
 from shridhar_ft.runfolder import write_text
@@ -44,6 +44,8 @@ def write(recipe: str, given: Sequence[str], wish: Wish, made_by: Sequence[str])
     return _as_json(target, list(written)), [
         *(f"written: {file}" for file in written),
         *plan_sentences(target),
+        *(f"note: {setting} is what the path is called on the machine" for setting in settings_of_paths(target)),
+        *([f"note: {lost}"] if (lost := missing(target)) else []),
         "how it starts and what it leaves stands at the head of the file; docs/CLOUD.md says the rest",
     ]
 
@@ -67,6 +69,7 @@ def _as_json(target: Target, files: list[Path]) -> dict[str, Any]:
         "spot": target.spot,
         "files": [str(file) for file in files],
         "settings": overrides(target),
+        "missing": missing(target),
         "hours": target.plan.hours,
         "usd_per_hour": None if target.price is None else target.price * target.nodes,
         "usd": target.usd,

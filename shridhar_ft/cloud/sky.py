@@ -1,15 +1,24 @@
 """SkyPilot task files for Lambda, AWS and GCP."""
 
 import json
+import re
 import shlex
+from collections.abc import Iterator
 
+import yaml
+
+from shridhar_ft.addresses import named_in
 from shridhar_ft.cloud.target import WITH_SPOT, Target
 from shridhar_ft.cloud.uploads import data_bytes, data_paths, mounts, requirements
 from shridhar_ft.cloud.words import block, comment, head, run_lines
+from shridhar_ft.config import is_a_path
 from shridhar_ft.errors import Resumable
 from shridhar_ft.nodes import HEAD, NODE
 
 IDLE_MINUTES = 10
+SERVICES = {"wandb": "WANDB_API_KEY", "mlflow": "MLFLOW_TRACKING_URI"}  # what a service of report_to reads
+UV = "https://astral.sh/uv/install.sh"
+HUB_TOKEN = "HF_TOKEN"  # without one, what is public comes too
 HOME = "~/shridhar-ft"  # what lies in the working folder here lies there
 
 
@@ -26,12 +35,13 @@ def task(target: Target, made_by: str, file: str) -> str:
             *head(target, made_by),
             "#",
             *_how_to(target, file),
-            f"name: {target.recipe.name.lower().replace('.', '-').replace('_', '-')}",
+            f"name: {_as_yaml(cluster_name(target.recipe.name))}",
             *_resources(target),
             f"num_nodes: {target.nodes}",
             "envs:",
             "  # s3://bucket/folder or gs://bucket/folder, of your own: --env BACKUP=…",
             "  BACKUP: null",
+            *(line for variable in _variables(target) for line in _variable(*variable)),
             *_mounts(target),
             "setup: |",
             *block(_setup(target)),
@@ -42,16 +52,46 @@ def task(target: Target, made_by: str, file: str) -> str:
     )
 
 
+def cluster_name(run: str) -> str:
+    """A run's name as SkyPilot and the clouds take one of a cluster or a job: a-z, 0-9 and -, a letter first."""
+    plain = re.sub(r"[^a-z0-9]+", "-", run.lower()).strip("-")
+    return plain if plain[:1].isalpha() else f"run-{plain}".strip("-")
+
+
+def _as_yaml(name: str) -> str:
+    """A name such as `on`, which YAML reads as something else, in quotes."""
+    return name if yaml.safe_load(name) == name else json.dumps(name)
+
+
+def _variables(target: Target) -> Iterator[tuple[str, bool]]:
+    """Variables of the environment here that the run there reads, and whether it cannot do without."""
+    recipe = target.recipe
+    for name in named_in(recipe.train.notify or ""):
+        yield name, True
+    yield from ((SERVICES[service], True) for service in recipe.train.report_to if service in SERVICES)
+    of_hub = recipe.model.base is not None and not is_a_path(recipe.model.base)
+    if of_hub or recipe.export.push_to_hub or any(rows.hub for rows in (*recipe.data.texts, *recipe.data.dialogues)):
+        yield HUB_TOKEN, recipe.export.push_to_hub is not None
+
+
+def _variable(name: str, needed: bool) -> list[str]:
+    """A variable as SkyPilot asks for it, or as it may be given."""
+    if needed:
+        return [f"  {name}: null"]
+    return [f"  # For what the Hub gives to some only: --env {name}", f'  {name}: ""']
+
+
 def _how_to(target: Target, file: str) -> list[str]:
-    name = target.recipe.name
+    name, cluster = target.recipe.name, cluster_name(target.recipe.name)
     file = shlex.quote(file)
-    start = f"sky jobs launch -n {name} --env BACKUP=s3://my-bucket/runs {file}"
+    brought = "".join(f" --env {variable}" for variable, needed in _variables(target) if needed)
+    start = f"sky jobs launch -n {cluster} --env BACKUP=s3://my-bucket/runs{brought} {file}"
     going_on = (
         "A preempted machine is replaced, and a run that stopped with status 75 is started again, from the last "
         "checkpoint in the bucket; any other status ends the job (1, 2, 65, 74: mend it; 76: the budget is spent)."
     )
     if target.cloud not in WITH_SPOT:
-        start = f"sky launch -c {name} --env BACKUP=s3://my-bucket/runs {file}"
+        start = f"sky launch -c {cluster} --env BACKUP=s3://my-bucket/runs{brought} {file}"
         going_on = (
             f"Lambda has no spot machines and cannot stop one: {IDLE_MINUTES} minutes after the run's end the machine "
             "is given back, with all that is not in the bucket. To go on, after whatever end, give the same command."
@@ -108,7 +148,8 @@ def _setup(target: Target) -> list[str]:
         "set -e",
         f"mkdir -p {HOME} && cd {HOME}",
         'export PATH="$HOME/.local/bin:$PATH"',
-        "command -v uv >/dev/null || python3 -m pip install --user --quiet uv",
+        "# SkyPilot brings uv; a system's own Python may refuse to install it.",
+        f"command -v uv >/dev/null || python3 -m pip install --user --quiet uv || curl -LsSf {UV} | sh",
         "[ -x .venv/bin/python ] || uv venv --python 3.12 --seed .venv",
         "# PyPI's torch for Linux brings CUDA.",
         f"uv pip install --python .venv/bin/python {requirements(target)}",

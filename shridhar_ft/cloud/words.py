@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from shridhar_ft.cloud.target import WITH_SPOT, Target
-from shridhar_ft.cloud.uploads import recipe_argument
+from shridhar_ft.cloud.uploads import recipe_argument, settings_of_paths
 from shridhar_ft.plan.memory import GIB
 from shridhar_ft.plan.verdicts import hours
 
@@ -12,10 +12,11 @@ WIDTH = 116
 
 
 def overrides(target: Target) -> list[str]:
-    """Settings of the run there: the user's own first, then what the machine decides."""
+    """Settings of the run there: the user's own first, then paths that differ there, then what the machine decides."""
     price = [] if target.price is None else [f"budget.usd_per_hour={target.price}"]
     return [
         *target.overrides,
+        *settings_of_paths(target),
         f"launch.config={target.launch.config}",
         *target.launch.steps,
         f"budget.machine={target.machine.name}",

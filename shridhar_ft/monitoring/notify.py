@@ -1,12 +1,13 @@
 """Word of a part's end, and of a run's end, stop or failure, to any command or URL (`train.notify`).
 
-    train.notify=https://ntfy.sh/my-runs       a POST of the event as JSON; $NAME in it comes from the environment
+    train.notify='https://ntfy.sh/$TOPIC'      a POST of the event as JSON; $NAME in it comes from the environment
     train.notify='mail -s training me@here'    a shell command; the event is its standard input
 
 The event says which run, which part, which status and figures, never the sentence that a run ended with: that may quote
 a file, a path or a text. It has ten seconds; whatever goes wrong is one line, and nothing else.
 """
 
+import base64
 import json
 import os
 import platform
@@ -20,8 +21,9 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from shridhar_ft.addresses import is_url, named_in
 from shridhar_ft.config import Recipe
-from shridhar_ft.errors import STOPPED, Resumable, Stop, first_line
+from shridhar_ft.errors import STOPPED, Resumable, Stop, UserError, first_line
 from shridhar_ft.monitoring.live import read_live
 from shridhar_ft.runfolder import Run, read_json
 
@@ -41,10 +43,15 @@ Say = Callable[[str], None]
 
 @contextmanager
 def notifying(recipe: Recipe, run: Run, say: Say) -> Iterator[None]:
-    """Send word of how the block ends; the error, where there is one, goes on as it was."""
+    """Send word of how the block ends; the error, where there is one, goes on as it was.
+
+    Raises:
+        UserError: See `check_variables`, before the block begins.
+    """
     if recipe.train.notify is None:
         yield
         return
+    check_variables(recipe.train.notify)
     try:
         yield
     except Stop as stop:
@@ -57,6 +64,18 @@ def notifying(recipe: Recipe, run: Run, say: Say) -> Iterator[None]:
         _send_end(recipe, run, None, say)
         raise
     _send_end(recipe, run, 0, say)
+
+
+def check_variables(to: str) -> None:
+    """Refuse an address whose variables are not set: word of the run would go to a place of the name `$TOPIC`.
+
+    Raises:
+        UserError: One is not.
+    """
+    if lost := [name for name in named_in(to) if not os.environ.get(name)]:
+        raise UserError(
+            f"train.notify: ${lost[0]} is not set in the environment; export {lost[0]}=…, or train.notify=null"
+        )
 
 
 def notify_part(recipe: Recipe, run: Run, part: str, figures: dict[str, Any], say: Say) -> None:
@@ -114,7 +133,7 @@ def send(to: str, what: dict[str, Any], say: Say) -> None:
     """
     body = json.dumps(what, ensure_ascii=False).encode()
     try:
-        trouble = _post(to, body) if to.lower().startswith(("http://", "https://")) else _run(to, body)
+        trouble = _post(to, body) if is_url(to) else _run(to, body)
     except Exception as error:  # noqa: BLE001 - whatever a server brings about: a run's end stays what it was
         trouble = type(error).__name__  # its text may hold the address
     if trouble:
@@ -122,8 +141,9 @@ def send(to: str, what: dict[str, Any], say: Say) -> None:
 
 
 def _post(url: str, body: bytes) -> str | None:
-    address = os.path.expandvars(url)
-    request = urllib.request.Request(address, body, {"Content-Type": "application/json; charset=utf-8"}, method="POST")
+    address, headers = _request(os.path.expandvars(url))
+    headers["Content-Type"] = "application/json; charset=utf-8"
+    request = urllib.request.Request(address, body, headers, method="POST")
     host = urllib.parse.urlsplit(address).hostname
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT):
@@ -132,6 +152,23 @@ def _post(url: str, body: bytes) -> str | None:
         return f"{host} answered {error.code}"
     except (OSError, ValueError) as error:  # URLError and time-outs are OSErrors
         return f"{host}: {first_line(getattr(error, 'reason', error))}"
+
+
+def _request(address: str) -> tuple[str, dict[str, str]]:
+    """An address in the ASCII that HTTP carries, and the header that a name and password in it mean.
+
+    Letters of the host become IDNA, those of path and query %XX; what is written as %XX already stays.
+    """
+    parts = urllib.parse.urlsplit(address)
+    user, at, _ = parts.netloc.rpartition("@")
+    host = (parts.hostname or "").encode("idna").decode()
+    host = f"[{host}]" if ":" in host else host
+    where = host if parts.port is None else f"{host}:{parts.port}"
+    path, query = (urllib.parse.quote(held, safe="%/:;=&?+!$,'()*@~") for held in (parts.path, parts.query))
+    login = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+    return urllib.parse.urlunsplit((parts.scheme, where, path, query, "")), (
+        {"Authorization": f"Basic {login}"} if at else {}
+    )
 
 
 def _run(command: str, body: bytes) -> str | None:

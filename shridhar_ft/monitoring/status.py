@@ -2,24 +2,27 @@
 
 import json
 import platform
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from shridhar_ft.backup.contents import ARCHIVE, IDENTITY, parts, small_files, unpack
-from shridhar_ft.backup.pull import find_run
+from shridhar_ft.backup.contents import ARCHIVE, IDENTITY, OWNER, parts, small_files, unpack
+from shridhar_ft.backup.pull import find_run, tried
 from shridhar_ft.backup.store import scheme_of
 from shridhar_ft.checkpoint import MANIFEST, checkpoints, step_of
+from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import STOPPED, UserError, first_line
 from shridhar_ft.monitoring.live import LIVE
-from shridhar_ft.runfolder import PART, parts_of, settings_of
+from shridhar_ft.runfolder import PART, Run, is_held, parts_of, settings_of
 
 QUIET_AT_LEAST = 120.0  # seconds without a sign of life before it is worth a word; the backup copies once a minute
-QUIET_STEPS = 5  # the same in steps, where those are long
+QUIET_STEPS = 5  # the same in steps beyond those between two lines of the log, where steps are long
 
 Read = Callable[[], dict[str, Any]]
 
@@ -35,7 +38,16 @@ def reader(what: str) -> Read:
     """
     folder = Path(what)
     if scheme_of(what) is None and ((folder / "status.json").is_file() or (folder / "recipe.yaml").is_file()):
-        return lambda: state_of(folder.resolve().name, small_files(folder), _newest(folder), here=True)
+        going_on = shlex.join(["shridhar-ft", "run", str(folder / "recipe.yaml")])
+        return lambda: state_of(folder.resolve().name, small_files(folder), _newest(folder), going_on, here=True)
+    if scheme_of(what) is None and (worked_on := is_held(Run(folder))) is not None:
+        if worked_on:
+            raise UserError(f"status: {what} is being prepared and has no status yet; ask again in a while")
+        if folder.is_dir() and not (folder / OWNER).is_file():
+            raise UserError(
+                f"status: the run of {what} ended without a word before its data were there; the command that began "
+                "it, shridhar-ft run RECIPE, begins it again"
+            )
     if scheme_of(what) is None and not folder.is_dir():
         raise UserError(f"status: {what} is no run folder and no backup; e.g. shridhar-ft status runs/demo")
     if scheme_of(what) is None and any(folder.glob(".data.*")):  # a run has a status from its first data on
@@ -44,7 +56,7 @@ def reader(what: str) -> Read:
     name = store.place.rsplit("/", 1)[-1]
 
     def read() -> dict[str, Any]:
-        held = store.read(ARCHIVE)
+        held = tried(lambda: store.read(ARCHIVE))
         if held is None:
             raise UserError(f"{store.place} holds no {ARCHIVE}: no copy was ever finished")
         files = unpack(held, store.place)
@@ -53,9 +65,9 @@ def reader(what: str) -> Read:
         newest = {
             part: step
             for part in {*names, *([running] if running else [])}
-            if (step := _newest_copied(store.children(f"{part}/checkpoints"))) is not None
+            if (step := _newest_copied(tried(partial(store.children, f"{part}/checkpoints")))) is not None
         }
-        return state_of(name, files, newest, here=False)
+        return state_of(name, files, newest, shlex.join(["shridhar-ft", "pull", store.place]), here=False)
 
     return read
 
@@ -75,13 +87,14 @@ def _newest_copied(names: list[str]) -> int | None:
     return max(steps, default=None)
 
 
-def state_of(name: str, files: dict[str, bytes], newest: dict[str, int], here: bool) -> dict[str, Any]:
+def state_of(name: str, files: dict[str, bytes], newest: dict[str, int], going_on: str, here: bool) -> dict[str, Any]:
     """All that is known of a run.
 
     Args:
         name: Its name.
         files: Its small files.
         newest: Step of the newest checkpoint of each part.
+        going_on: The command that goes on with a run which left none.
         here: Whether the files are the run's own, and not a copy of a minute ago.
 
     Returns:
@@ -94,7 +107,8 @@ def state_of(name: str, files: dict[str, bytes], newest: dict[str, int], here: b
     running = status.get("status") is None and bool(status)
     part = status.get("part", "")
     training = bool(live) and part in ("pretrain", "sft") and live["part"] not in done
-    alive = _alive(status, live if training else {}, here) if running else None
+    alive = _alive(status, live if training else {}, _steps_between_signs(recipe), here) if running else None
+    state = _state(status, alive)
     per_hour = live.get("usd_per_hour")
     since = _age(live["at"]) if training and alive and alive["alive"] is not False else 0.0
     spent = live["seconds"] + live["seconds_of_other_parts"] + since if live else None
@@ -102,9 +116,9 @@ def state_of(name: str, files: dict[str, bytes], newest: dict[str, int], here: b
     figures = _figures(files, live)
     return {
         "run": name,
-        "state": _state(status, alive),
+        "state": state,
         "message": status.get("message", ""),
-        "resume": status.get("resume", ""),
+        "resume": status.get("resume") or (going_on if state in ("gone", "silent") else ""),
         "part": live["part"] if training else part,
         "step": live.get("step") if training else None,
         "steps": live.get("steps") if training else None,
@@ -156,14 +170,20 @@ def _last_checkpoint(names: list[str], newest: dict[str, int]) -> str | None:
     return found[-1] if found else None
 
 
-def _alive(status: dict[str, Any], live: dict[str, Any], here: bool) -> dict[str, Any]:
+def _steps_between_signs(recipe: dict[str, Any]) -> int:
+    """Steps between two lines of the log, each a sign of life, with a few to spare."""
+    parts = [recipe.get("train") or {}, recipe.get("sft") or {}]
+    return QUIET_STEPS + max(part.get("log_every", Tuning.model_fields["log_every"].default) for part in parts)
+
+
+def _alive(status: dict[str, Any], live: dict[str, Any], steps: int, here: bool) -> dict[str, Any]:
     """Whether the process is there: asked of this machine where it runs on it, else judged by its last sign of life."""
     latest = max((held for held in (status, live) if held), key=lambda held: held["at"])
     age = _age(latest["at"])
-    told = {"pid": latest["pid"], "host": latest.get("host"), "seconds_since_a_sign": round(age, 1)}
+    told = {"pid": latest["pid"], "host": latest.get("host"), "at": latest["at"], "seconds_since_a_sign": round(age, 1)}
     if here and latest.get("host") == platform.node():
         return {**told, "alive": _is_there(latest["pid"], latest["at"]), "by": "process"}
-    quiet = max(QUIET_AT_LEAST, QUIET_STEPS * (live.get("step_seconds") or 0.0))
+    quiet = max(QUIET_AT_LEAST, steps * (live.get("step_seconds") or 0.0))
     return {**told, "alive": True if age <= quiet else None, "by": "last sign of life"}
 
 
@@ -204,6 +224,6 @@ def followed(read: Read, every: float) -> Iterator[dict[str, Any]]:
     while True:
         state = read()
         yield state
-        if state["state"] not in ("running", "silent"):
+        if state["state"] not in ("not begun", "running", "silent"):
             return
         time.sleep(every)

@@ -1,6 +1,7 @@
 """The state of a run as lines for a person, once or live."""
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +16,8 @@ GIB = 2**30
 def lines(state: dict[str, Any]) -> Iterator[str]:
     """A state as lines; what is not known has none."""
     alive = state["alive"]
-    yield f"{state['run']}: {state['state']}" + (
+    since = f" since {_clock(alive['at'])}" if state["state"] in ("gone", "silent") else ""
+    yield f"{state['run']}: {state['state']}{since}" + (
         f" · {state['part']}" if state["part"] and state["state"] != "done" else ""
     )
     if state["message"] and state["state"] in ("stopped", "failed"):
@@ -50,8 +52,15 @@ def lines(state: dict[str, Any]) -> Iterator[str]:
         there = {True: "alive", None: "nothing was heard of it", False: "gone without a word"}[alive["alive"]]
         since = f"last sign of life {_time(alive['seconds_since_a_sign'])} ago"
         yield f"  process {alive['pid']} on {alive['host']}: {there}, {since}"
-    if state["resume"] and state["state"] in ("stopped", "failed"):
+    if state["resume"] and state["state"] in ("stopped", "failed", "gone"):
         yield f"  to go on: {state['resume']}"
+    if state["resume"] and state["state"] == "silent":
+        yield f"  to go on, where it has ended: {state['resume']}"
+
+
+def _clock(at: str) -> str:
+    """A time in ISO 8601 as a clock here shows it."""
+    return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _time(seconds: float) -> str:

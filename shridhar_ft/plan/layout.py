@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from shridhar_ft.config import read_yaml
-from shridhar_ft.errors import UserError
+from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.shipped import shipped
 
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
@@ -83,10 +85,21 @@ def layout_of_config(file: Path) -> Layout:
             working folder, then beside it, then among the shipped ones.
 
     Raises:
-        UserError: The file is not there, or names a DeepSpeed config that is not.
+        UserError: The file is not there or no such config, or names a DeepSpeed config that is not there.
     """
     if not file.is_file():
         raise UserError(f"{file}: there is no such accelerate config; shipped ones are accelerate_configs/*.yaml")
+    try:
+        return _layout(file)
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{file} is no accelerate configuration ({first_line(error)}); take one like accelerate_configs/*.yaml"
+        ) from error
+
+
+def _layout(file: Path) -> Layout:
     settings = read_yaml(file.read_text(encoding="utf-8")) or {}
     kind = str(settings.get("distributed_type", "NO")).strip('"')
     processes = int(settings.get("num_processes", 1))

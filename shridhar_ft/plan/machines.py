@@ -14,7 +14,7 @@ import psutil
 import yaml
 
 from shridhar_ft.config import read_yaml
-from shridhar_ft.errors import UserError
+from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.plan.free_memory import free_bytes
 from shridhar_ft.runfolder import read_json
 
@@ -122,7 +122,7 @@ def machines() -> dict[str, Machine]:
         for name, given in listed.items():
             try:
                 found[name] = _machine(name, given, chips)
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise UserError(f"{file}: machines.{name}: {error} is missing or wrong; see {FILE.name}") from error
     return found
 
@@ -130,24 +130,31 @@ def machines() -> dict[str, Machine]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         held = read_yaml(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid YAML ({getattr(error, 'problem', error)}); mend it") from error
-    return {"chips": held.get("chips") or {}, "machines": held.get("machines") or {}}
+    sections = {key: (held.get(key) or {}) if isinstance(held, dict) else None for key in ("chips", "machines")}
+    for key, section in sections.items():
+        if not isinstance(section, dict):
+            raise UserError(f"{file}: {key} is no mapping of names; write it as in {FILE.name}")
+    return sections
 
 
 def _machine(name: str, given: dict[str, Any], chips: dict[str, Any]) -> Machine:
     chip = chips[given["chip"]]
+    devices, memory, host = int(given["devices"]), float(chip["memory_gib"]), float(given["host_gib"])
+    if min(devices, memory, host) <= 0:
+        raise ValueError("one of devices, memory_gib, host_gib is not above zero, which")
     return Machine(
         name=name,
         kind=chip["kind"],
         chip=given["chip"],
-        devices=int(given["devices"]),
-        memory=int(chip["memory_gib"] * 2**30),
-        host=int(given["host_gib"] * 2**30),
+        devices=devices,
+        memory=int(memory * 2**30),
+        host=int(host * 2**30),
         disk=int(given["disk_gb"] * 1e9) if given.get("disk_gb") else None,
         rates=_rates(chip),
-        usd_per_hour=given.get("usd_per_hour"),
-        spot=given.get("spot"),
+        usd_per_hour=_price(given.get("usd_per_hour")),
+        spot=_price(given.get("spot")),
         egress_usd_per_gb=float(given.get("egress_usd_per_gb") or 0),
         priced=given.get("priced"),
         source=str(given.get("source", "your own file")),
@@ -155,6 +162,11 @@ def _machine(name: str, given: dict[str, Any], chips: dict[str, Any]) -> Machine
         instance=given.get("instance"),
         sky=chip.get("sky"),
     )
+
+
+def _price(given: Any) -> float | None:  # noqa: ANN401 - any YAML
+    """US dollars an hour, as the file has it."""
+    return None if given is None else float(given)
 
 
 def _rates(chip: dict[str, Any]) -> Rates:
@@ -218,17 +230,23 @@ def this_machine() -> Machine:
     )
     if not calibration_file().is_file():
         return here
-    held = read_json(calibration_file())
-    return replace(
-        here,
-        kind=held["kind"],
-        chip=held["chip"],
-        devices=held["devices"],
-        memory=held["memory"],
-        free=free_bytes() if held["kind"] != "cuda" else None,
-        rates=_stored(held["rates"]),
-        source=f"this machine, calibrated {held['at']}",
-    )
+    try:
+        held = read_json(calibration_file())
+        return replace(
+            here,
+            kind=held["kind"],
+            chip=held["chip"],
+            devices=held["devices"],
+            memory=held["memory"],
+            free=free_bytes() if held["kind"] != "cuda" else None,
+            rates=_stored(held["rates"]),
+            source=f"this machine, calibrated {held['at']}",
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{calibration_file()} is damaged ({type(error).__name__}: {first_line(error)}); remove it, or measure "
+            "anew: shridhar-ft plan --calibrate"
+        ) from error
 
 
 def _stored(held: dict[str, Any]) -> Rates:

@@ -4,13 +4,14 @@ What of the open bases is known here already is in bases.yaml, so that a plan ne
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from shridhar_ft.config import Model, read_yaml
-from shridhar_ft.errors import UserError
+from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.plan.shapes import layer_kinds
 
 BASES = Path(__file__).with_name("bases.yaml")
@@ -49,8 +50,11 @@ def config_of(model: Model) -> ModelConfig:
             config = dict(known[model.base])
             return ModelConfig(config, "bases.yaml", spare_rows=config.pop("spare_rows", False))
         file = _in_cache(model.base, model.revision)
-    config = json.loads(file.read_text(encoding="utf-8"))
-    return ModelConfig(config.get("text_config") or config, str(file))
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return ModelConfig(config.get("text_config") or config, str(file))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"model.base: {file} is no model's config ({first_line(error)}); fetch it again") from error
 
 
 @cache
@@ -65,9 +69,10 @@ def _in_cache(base: str, revision: str | None) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
     if "/" in base and not Path(base).is_absolute():
-        found = try_to_load_from_cache(base, "config.json", revision=revision)
-        if isinstance(found, str):
-            return Path(found)
+        with suppress(ValueError):  # no name that the Hub could have
+            found = try_to_load_from_cache(base, "config.json", revision=revision)
+            if isinstance(found, str):
+                return Path(found)
     raise UserError(
         f"model.base: no folder with config.json at '{base}', and no such model in the Hub's cache or among the "
         f"{len(known_bases())} whose sizes are known; give a folder, or download its config.json first"

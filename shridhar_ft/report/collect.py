@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shridhar_ft.addresses import command_without, held_back, without
 from shridhar_ft.config import find_recipe, load_recipe
+from shridhar_ft.data.sources.names import did_you_mean
 from shridhar_ft.errors import UserError
 from shridhar_ft.receipts import receipt_files
 from shridhar_ft.report.data_report import check_numbers_only
 from shridhar_ft.runfolder import PART, RUNS, Run, check_owner, read_json, run_folder, settings_of
+from shridhar_ft.shipped import recipe_names
 
 SAMPLES = "samples.json"
 WORDS_OF_A_RECEIPT = {
@@ -75,7 +78,8 @@ def find_run(what: str) -> Run:
     """The run of a run folder, of a run's name, or of a recipe; it may be half done.
 
     Raises:
-        UserError: There is none, or the folder holds the run of another name.
+        UserError: There is none, with the nearest name that there is; the recipe is wrong; the folder holds the run of
+            another name.
     """
     for folder in (Path(what), RUNS / what):
         if (folder / "data" / PART).is_file() or (folder / "status.json").is_file():
@@ -83,12 +87,23 @@ def find_run(what: str) -> Run:
             check_owner(run)
             return run
     try:
-        run = run_folder(load_recipe(find_recipe(what)).name)
+        file = find_recipe(what)
     except UserError as error:
-        raise UserError(f"{what}: no run there; name a run folder (runs/NAME), a run, or a recipe") from error
+        runs = [path.name for path in RUNS.glob("[!.]*") if path.is_dir()]
+        known = [*runs, *recipe_names()]
+        raise UserError(
+            f"{what}: no run there; name a run folder (runs/NAME), a run, or a recipe: "
+            f"{did_you_mean(Path(what).name, known)}"
+        ) from error
+    run = run_folder(load_recipe(file).name)
     if not run.root.is_dir():
         raise UserError(f"{run.root}: nothing was run yet; run `shridhar-ft run {what}` first")
     return run
+
+
+def _status(status: dict[str, Any], to: str | None) -> dict[str, Any]:
+    """status.json without an address that may hold a token."""
+    return {**status, "resume": command_without(status["resume"], to)} if status.get("resume") else status
 
 
 def collect(run: Run) -> Record:
@@ -106,7 +121,8 @@ def collect(run: Run) -> Record:
             return None
 
     file = run.root / "recipe.yaml"
-    recipe = settings_of(file.read_bytes(), file) if file.is_file() else {}
+    own = settings_of(file.read_bytes(), file) if file.is_file() else {}
+    recipe = without(own, HIDDEN)
     settings = {f"stages/{stage['name']}": stage for stage in recipe.get("stages") or []}
     settings |= {"sft": recipe["sft"]} if recipe.get("sft") else {}
     parts = [
@@ -130,7 +146,7 @@ def collect(run: Run) -> Record:
         run=run,
         recipe=recipe,
         environment=held(run.root / "environment.json") or {},
-        status=held(run.root / "status.json") or {},
+        status=_status(held(run.root / "status.json") or {}, held_back(own)),
         parts=parts,
         done={name: part for name in ("data", "tokenizer", "export") if (part := held(run.root / name / PART))},
         receipts=dict(sorted(shown.items(), key=lambda item: (_place(item[0], order), item[1].get("at", "")))),
