@@ -43,14 +43,15 @@ O200K_PATTERN = "|".join(
     )
 )
 
-# The closing token stands inside the generation block: the assistant has to learn to stop.
+# The closing token stands inside the generation block: the assistant has to learn to stop. What is said stays as it is,
+# for Ollama's templates cannot trim; the data are trimmed before (data/conversations.py).
 CHAT_TEMPLATE = (
     f"{DIALOGUE}"
     "{%- for message in messages -%}"
     "{{ message['role'] + '\n' }}"
     "{%- if message['role'] == 'assistant' -%}"
-    "{%- generation -%}{{ message['content'] | trim + '" + END + "' }}{%- endgeneration -%}"
-    "{%- else -%}{{ message['content'] | trim + '" + END + "' }}{%- endif -%}"
+    "{%- generation -%}{{ message['content'] + '" + END + "' }}{%- endgeneration -%}"
+    "{%- else -%}{{ message['content'] + '" + END + "' }}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ 'assistant\n' }}{%- endif -%}"
 )

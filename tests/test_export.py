@@ -18,7 +18,7 @@ from shridhar_ft.config_export import Export
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import DiskFailed, UserError
 from shridhar_ft.export.hub import push_to_hub, upload
-from shridhar_ft.export.ollama import CONVERSATIONS, modelfile, ollama_template
+from shridhar_ft.export.ollama import CONVERSATIONS, TEMPLATES, modelfile, ollama_template
 from shridhar_ft.export.room import need_room
 from shridhar_ft.export.serve import serve_commands
 from shridhar_ft.model.build import weights_hash
@@ -254,6 +254,29 @@ def test_three_engines_give_the_same_tokens(kind: str, go, tokenizer, llama, tmp
         rendered = go(template, messages)
         assert read.tokenize(rendered, special=True) == own
         assert used(rendered, add_special_tokens=False).input_ids == own
+
+
+SPACES = [
+    {"role": "user", "content": "  Раз \n"},
+    {"role": "assistant", "content": " два\n\n"},
+    {"role": "user", "content": "\tтри "},
+]
+"""Spaces at both ends of what is said, which a person may type."""
+
+
+def test_spaces_around_what_is_said_stay_in_every_template(tokenizer) -> None:
+    known, _, _ = TEMPLATES["shridhar_ft"]  # what the Modelfile's template is known to render
+    rendered = tokenizer.apply_chat_template(SPACES, tokenize=False, add_generation_prompt=True)
+    assert (
+        rendered
+        == known(SPACES)
+        == "<|dialogue|>user\n  Раз \n<|end|>assistant\n два\n\n<|end|>user\n\tтри <|end|>assistant\n"
+    )
+
+
+def test_go_keeps_spaces_around_what_is_said(go, tokenizer) -> None:
+    template, _ = ollama_template(tokenizer)
+    assert go(template, SPACES) == tokenizer.apply_chat_template(SPACES, tokenize=False, add_generation_prompt=True)
 
 
 def test_a_modelfile_says_what_ollama_needs(tokenizer) -> None:

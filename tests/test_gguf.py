@@ -13,7 +13,8 @@ from shridhar_ft.config_rope import Rope
 from shridhar_ft.errors import UserError
 from shridhar_ft.export.certificate import holds, logits_at, places
 from shridhar_ft.export.gguf_certificate import PROBE, read_file
-from shridhar_ft.export.gguf_limits import check_gguf, check_written, pre_tokenizer
+from shridhar_ft.export.gguf_limits import check_gguf, check_written
+from shridhar_ft.export.gguf_vocab import pre_tokenizer
 from shridhar_ft.model.build import base_config, build_model
 from shridhar_ft.model.rope import StageRope, apply_rope
 

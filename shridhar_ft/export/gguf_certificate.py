@@ -1,6 +1,5 @@
 """The part of the certificate that a real llama.cpp gives: a GGUF's logits beside the model's, and its tokens."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,20 +9,15 @@ import numpy as np
 from shridhar_ft.export.certificate import Places, compare
 from shridhar_ft.export.gguf_limits import check_written
 from shridhar_ft.export.gguf_model import GgufModel, has_llama_cpp
+from shridhar_ft.export.gguf_vocab import OTHERS, PROBE, share_of_others
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-PROBE = (
-    "Привет, мир! «Не всё то золото…» — ёлка, съезд. I've 1234567 things;\n\n\tкр̣ш̣н̣а, а̄тма̄ (ом̇ намо)  "
-    "ПриветМир НЭП-2\r\n 🙂 ①"
-)
-"""Cases, digits, spaces, combining marks: what pre-tokenizers differ in."""
 SAMPLE = 2048  # tokens of the certificate's text that are written out and read again
 LONG = 16_384  # tokens beyond which fewer are read at once, as attention's scores are kept whole
 REAL = 0.2  # random ids do not come back from their own text; a text's do, special tokens aside
-OTHERS = 0.02  # share of a text's tokens that may differ: llama.cpp's patterns are approximations
 CONVERSATION = [
     {"role": "user", "content": "Что такое терпение? 1234 — кр̣ш̣н̣а"},
     {"role": "assistant", "content": "Ждать,\nне жалуясь."},
@@ -78,7 +72,7 @@ def compare_tokens(model: GgufModel, tokenizer: "PreTrainedTokenizerBase", text:
     pairs = {"probe": (tokenizer(PROBE, add_special_tokens=False).input_ids, model.tokenize(PROBE, special=False))}
     sample = tokenizer.decode(text[:SAMPLE].tolist(), skip_special_tokens=True)
     own = tokenizer(sample, add_special_tokens=False, verbose=False).input_ids
-    if _share_of_others(own, text[:SAMPLE].tolist()) < REAL:
+    if share_of_others(own, text[:SAMPLE].tolist()) < REAL:
         pairs["sample"] = (own, model.tokenize(sample, special=False))
     if tokenizer.chat_template:
         rendered = tokenizer.apply_chat_template(CONVERSATION, add_generation_prompt=True, return_dict=True)
@@ -87,16 +81,8 @@ def compare_tokens(model: GgufModel, tokenizer: "PreTrainedTokenizerBase", text:
         name: {
             "tokens": len(own),
             "by_llama_cpp": len(theirs),
-            "share_of_others": round(_share_of_others(own, theirs), 4),
-            "ok": _share_of_others(own, theirs) <= (OTHERS if name != "chat" else 0),
+            "share_of_others": round(share_of_others(own, theirs), 4),
+            "ok": share_of_others(own, theirs) <= (OTHERS if name != "chat" else 0),
         }
         for name, (own, theirs) in pairs.items()
     }
-
-
-def _share_of_others(own: Sequence[int], theirs: Sequence[int]) -> float:
-    """Share of one list's ids that the other does not have."""
-    if list(own) == list(theirs):
-        return 0.0
-    missing = (Counter(own) - Counter(theirs)).total()
-    return max(missing, 1) / max(len(own), 1)  # another order is a difference too
