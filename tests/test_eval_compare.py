@@ -1,4 +1,4 @@
-"""What `--compare` leaves out, and why: results as `eval` writes them, by hand, of no model."""
+"""What `--compare` leaves out and `--base` refuses, and why: results as `eval` writes them, by hand, of no model."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 
 from shridhar_ft.errors import UserError
+from shridhar_ft.evaluation.bytes import Settings as BytesSettings
 from shridhar_ft.evaluation.compare import compare
+from shridhar_ft.evaluation.materials import Materials
+from shridhar_ft.evaluation.runner import check_base
+from shridhar_ft.evaluation.suite import Wanted
 
 STYLE = {"prompts": 60, "opening_words": 60, "words": 200, "temperature": 0.8, "top_p": 0.95}
 BYTES = {"characters": 3000, "passages": 80}
@@ -100,3 +104,17 @@ def test_style_scores_that_count_from_other_bases_are_not_compared(tmp_path: Pat
     third = written(tmp_path / "third", "style_acceptance", STYLE, judged(0.0), base="base", scores=style_score(0.1))
     assert "the bases differ" in compare(ours, other)["left_out"]["style acceptance S"]
     assert "style acceptance S" in {row["name"] for row in compare(ours, third)["differences"]}
+
+
+def test_a_base_of_other_texts_settings_or_seed_is_no_floor(tmp_path: Path) -> None:
+    base = written(tmp_path / "base", "bits_per_byte", BYTES, passages(3.0))
+    wanted, texts = [Wanted("bits_per_byte", BytesSettings())], Materials(made_from="texts")
+    check_base(base, wanted, texts, 1)
+    for suite, materials, seed, words in (
+        (wanted, Materials(made_from="others"), 1, "its texts differ"),
+        (wanted, texts, 2, "its seed is 1 and this one's 2"),
+        ([Wanted("bits_per_byte", BytesSettings(passages=9))], texts, 1, "its settings of bits_per_byte differ"),
+        ([*wanted, Wanted("retention", BytesSettings())], texts, 1, "it has no retention"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_base(base, suite, materials, seed)
