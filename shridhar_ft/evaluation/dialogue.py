@@ -41,7 +41,7 @@ class Dialogue:
         self.notes: list[str] = []
 
     def items(self, reader: Reader) -> list[Item]:
-        ready = [m for m in self.materials.dialogues if m[-1]["role"] == "assistant"]
+        ready = [m for m in self.materials.dialogues if m[-1]["role"] == "assistant" and m[-1]["content"].strip()]
         if len(ready) < FEWEST:
             raise Unmeasured(f"the run holds {len(ready)} held-out conversations, fewer than {FEWEST}")
         if reader.conversation(ready[0][:-1]) is None:
