@@ -29,6 +29,8 @@ TASKS = {
     "speed": "shridhar_ft.evaluation.speed",
 }
 """Module of each task; it is imported only when a suite names it."""
+BY_TOKENS = frozenset({"loss_by_position"})
+"""Tasks whose passages are cut by tokens: under one key another tokenizer has another passage."""
 
 Item = dict[str, Any]
 

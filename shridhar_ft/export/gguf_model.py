@@ -173,8 +173,12 @@ class GgufModel:
         assert length >= 0, "no token of a vocabulary is longer than 256 bytes"
         return buffer.raw[:length]
 
-    def render(self, messages: list[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation by the file's own chat template, ready for the answer.
+    def render(self, messages: list[dict[str, str]], ready: bool = True) -> list[int]:
+        """Token ids of a conversation by the file's own chat template.
+
+        Args:
+            messages: The conversation.
+            ready: Whether an answer is to follow.
 
         Raises:
             UserError: The file has no chat template.
@@ -185,7 +189,9 @@ class GgufModel:
         if "tokenizer.chat_template" not in written:
             raise UserError(f"{self.file}: it has no chat template, so nobody can talk to it; export the model anew")
         begin, end = (self._special(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
-        formatter = Jinja2ChatFormatter(written["tokenizer.chat_template"], eos_token=end, bos_token=begin)
+        formatter = Jinja2ChatFormatter(
+            written["tokenizer.chat_template"], eos_token=end, bos_token=begin, add_generation_prompt=ready
+        )
         return self.tokenize(formatter(messages=messages).prompt, special=True)
 
     def _special(self, key: str) -> str:
