@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -195,7 +195,8 @@ def _wait(processes: list[Any], until: float) -> list[int | None]:
             told, until = True, min(until, time.monotonic() + 20)
             for process in processes:
                 if process.is_alive():
-                    os.kill(process.pid, signal.SIGTERM)
+                    with suppress(ProcessLookupError):  # it left in between
+                        os.kill(process.pid, signal.SIGTERM)
         processes[0].join(0.05)
         time.sleep(0.02)
     hung = [process.is_alive() for process in processes]
