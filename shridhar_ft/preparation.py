@@ -31,11 +31,27 @@ def prepare(recipe: Recipe, run: Run, say: Callable[[str], None], to_train: bool
     base_config(recipe.model)  # a wrong base or config is told before the data are read
     data.ensure(recipe, run, say)
     tokenizer = ensure_tokenizer(recipe, run, say)
+    check_ids(recipe, tokenizer)
     record_recipe(run, dump_recipe(recipe), recipe.seed)
     judged = judge(recipe, run, tokenizer)
     if to_train:
         check_windows(recipe, tokenizer, judged)
     return tokenizer
+
+
+def check_ids(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Refuse a tokenizer of which an id would have no row of embeddings: a step would fail, with no word of why.
+
+    Raises:
+        UserError: It has holes among its ids, and ends beyond what it counts.
+    """
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    stored = base_config(recipe.model).vocab_size if recipe.model.base else 0
+    if highest >= (rows := max(len(tokenizer), stored)):
+        raise UserError(
+            f"tokenizer: {token!r} has the id {highest}, and the model will have {rows} rows of embeddings; the "
+            "tokenizer is damaged, or another model's: give the base's own, or remove the run's tokenizer folder"
+        )
 
 
 def judge(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
