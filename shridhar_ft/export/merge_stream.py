@@ -4,6 +4,7 @@ plan = plan_merge(weights, config, tokenizer)      # reads headers, checks that 
 plan.write(folder, "bfloat16", 4_000_000_000)      # reads, merges, casts and writes, one tensor at a time
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,8 @@ class Plan:
     """Name of the model's class, for config.json."""
     vocab_size: int
     """Rows of the embeddings, added ones included."""
+    beneath: "Mapping[str, Callable[[], torch.Tensor]]"
+    """What the last adapter was trained on, tensor by tensor: the ones before it merged, rounded as it was."""
     ignored: list[str] = field(default_factory=list)
     """Tensors of the base's files that the model has no use for."""
     unknown_base: list[Path] = field(default_factory=list)
@@ -105,16 +108,18 @@ def plan_merge(weights: Weights, config: "PreTrainedConfig", tokenizer: "PreTrai
         _check_one_head(adapters, embeddings, head)
     rows = shapes[embeddings][0]
     added = max(len(tokenizer) - rows, 0)
-    planned = []
+    planned, beneath = [], {}
     for name in (name for name in base.names() if name in shapes):
         grows = added if name in (embeddings, head) else 0
         shape = (shapes[name][0] + grows, *shapes[name][1:])
         planned.append(Planned(name, shape, partial(_merged, base, kept, adapters, name, grows, name in linear)))
+        beneath[name] = partial(_beneath_last, base, kept, adapters, name, grows, name in linear)
     return Plan(
         planned,
         adapters,
         type(model).__name__,
         rows + added,
+        beneath,
         ignored=[name for name in base.names() if name not in shapes and not (tied and name == head)],
         unknown_base=[adapter.folder for adapter in adapters if adapter.own is None] if not hashes else [],
     )
@@ -151,6 +156,19 @@ def _merged(
     for adapter in adapters:
         tensor = adapter.apply(name, tensor, linear)
     return tensor
+
+
+def _beneath_last(
+    base: Stored,
+    kept: "torch.dtype",
+    adapters: list[Adapter],
+    name: str,
+    grows: int,
+    linear: bool,
+) -> "torch.Tensor":
+    """One tensor as the last adapter found it; without adapters, as the base has it."""
+    tensor = _merged(base, kept, adapters[:-1], name, grows, linear)
+    return adapters[-1].beneath(tensor, linear) if adapters else tensor
 
 
 def _check_bases(adapters: list[Adapter], base: Stored, names: list[str], kept: "torch.dtype") -> bool:
