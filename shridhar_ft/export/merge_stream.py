@@ -16,6 +16,7 @@ from shridhar_ft.errors import CheckFailed, UserError
 from shridhar_ft.export.deltas import Adapter
 from shridhar_ft.export.tensors import Planned, Stored, local_folder, write_shards
 from shridhar_ft.model.build import update_hash
+from shridhar_ft.model.text_part import text_names
 from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def plan_merge(weights: Weights, config: "PreTrainedConfig", tokenizer: "PreTrai
 
 def _base(folder: Path) -> Stored:
     """The weights of a base; adapters that lie beside them are none of them."""
-    return Stored(folder, "model*.safetensors")
+    # Of a base that sees images too, the text model alone, by its own names: as `load_model` loads it.
+    return Stored(folder, "model*.safetensors", text_names(folder))
 
 
 def _type_in_memory(stored: "PreTrainedConfig", base: Stored) -> "torch.dtype":
