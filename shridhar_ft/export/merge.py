@@ -30,9 +30,9 @@ from shridhar_ft.export.gguf_convert import write_gguf
 from shridhar_ft.export.memory import need_whole, parameters_of
 from shridhar_ft.export.merge_stream import Plan, plan_merge
 from shridhar_ft.export.room import need_room
+from shridhar_ft.export.speaking import speak_like_trained
 from shridhar_ft.model.rope_receipt import check_written_rope
 from shridhar_ft.receipts import write_receipt
-from shridhar_ft.tokenizer import END
 from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _write_streamed(merge: Merge, folder: Path, say: Callable[[str], None], plan
     config.vocab_size = plan.vocab_size
     config.architectures = [plan.architecture]
     config.dtype = getattr(torch, merge.dtype)
-    _speak_like_trained(config, merge.tokenizer).save_pretrained(folder / "model")
+    speak_like_trained(config, merge.tokenizer, merge.weights).save_pretrained(folder / "model")
     config.save_pretrained(folder / "model")
 
 
@@ -221,7 +221,7 @@ def _write_whole(merge: Merge, folder: Path, say: Callable[[str], None], reason:
     say(f"export: merging in memory and not tensor by tensor: {reason}")
     model, _, _ = load_weights(merge.weights, config, merge.tokenizer, "sdpa", torch.float32)
     model = model.to(getattr(torch, merge.dtype))
-    model.generation_config = _speak_like_trained(model.config, merge.tokenizer)
+    model.generation_config = speak_like_trained(model.config, merge.tokenizer, merge.weights)
     model.save_pretrained(folder / "model", max_shard_size=merge.shard_bytes)
 
 
@@ -232,24 +232,3 @@ def _sized(merge: Merge) -> "PreTrainedConfig":
     stored = AutoConfig.from_pretrained(merge.weights.base, revision=merge.weights.revision).get_text_config()
     rows = max(stored.vocab_size, len(merge.tokenizer))
     return type(merge.config)(**{**merge.config.to_dict(), "vocab_size": rows})
-
-
-def _speak_like_trained(config: Any, tokenizer: "PreTrainedTokenizerBase") -> Any:  # noqa: ANN401
-    """Generation settings that fit the training: it ends at `<|end|>`, or where the base itself ends."""
-    from transformers import GenerationConfig
-
-    end = tokenizer.convert_tokens_to_ids(END)
-    own = tokenizer.eos_token_id
-    if end is None or end == tokenizer.unk_token_id:  # an adapter whose tokenizer is not of ours
-        end = own
-    config.eos_token_id = end
-    config.pad_token_id = tokenizer.pad_token_id
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=list(dict.fromkeys(token for token in (end, own) if token is not None)),
-        pad_token_id=tokenizer.pad_token_id,
-        do_sample=True,
-        temperature=0.7,
-        top_p=0.9,
-        repetition_penalty=1.1,
-    )
