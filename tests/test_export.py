@@ -290,6 +290,11 @@ def test_a_modelfile_says_what_ollama_needs(tokenizer) -> None:
         'SYSTEM """Отвечай кратко."""',
     ):
         assert line in written.splitlines()
+    theirs = modelfile("x.gguf", tokenizer, 1, {"do_sample": True, "top_k": 64, "eos_token_id": [1, 106]}, None, "mit")
+    assert [line for line in theirs.splitlines() if line.startswith("PARAMETER ")][2:] == [
+        "PARAMETER repeat_penalty 1.0",
+        "PARAMETER top_k 64",
+    ]
     with pytest.raises(UserError, match="three quotation marks"):
         modelfile("x.gguf", tokenizer, 1, SAMPLING, 'a"""b', "mit")
 

@@ -60,6 +60,12 @@ class Adapter:
         key = f"{PREFIX}{name}"
         return self.tensors.shape(key) if key in self.tensors.files else None
 
+    def beneath(self, weight: "torch.Tensor", linear: bool) -> "torch.Tensor":
+        """A tensor of the base as this adapter found it: rounded, where it was trained on a quantised one."""
+        if linear and self.own is not None and self.own.quantization is not None:
+            return rounded(weight, self.own.quantization)
+        return weight
+
     def apply(self, name: str, weight: "torch.Tensor", linear: bool) -> "torch.Tensor":
         """A tensor of the base with this adapter's update.
 
@@ -76,8 +82,7 @@ class Adapter:
         """
         import torch
 
-        if linear and self.own is not None and self.own.quantization is not None:
-            weight = rounded(weight, self.own.quantization)
+        weight = self.beneath(weight, linear)
         if (whole := self.whole(name)) is not None:
             if whole.shape != weight.shape:
                 raise CheckFailed(self._misfit(name, whole, weight))

@@ -10,6 +10,7 @@ from shridhar_ft.export.certificate import Places, compare
 from shridhar_ft.export.gguf_limits import check_written
 from shridhar_ft.export.gguf_model import GgufModel, has_llama_cpp
 from shridhar_ft.export.gguf_vocab import OTHERS, PROBE, share_of_others
+from shridhar_ft.export.memory import cache_type
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,19 @@ CONVERSATION = [
 def unread(kinds: Sequence[str]) -> list[str]:
     """Those kinds that nothing here can read: all of them where llama-cpp-python is not installed."""
     return [] if has_llama_cpp() else list(kinds)
+
+
+def cache_for(config: "PreTrainedConfig", tokens: int) -> str:
+    """Type of the cache that a text of this length is read with: f32, or f16 where that does not fit.
+
+    Raises:
+        OutOfMemory: Neither fits.
+    """
+    return cache_type(config, tokens, _batch(tokens))
+
+
+def _batch(tokens: int) -> int:
+    return 512 if tokens <= LONG else 64
 
 
 def read_file(
@@ -49,14 +63,21 @@ def read_file(
         where: Positions.
 
     Returns:
-        What `compare` finds, whether llama.cpp cuts texts into the same tokens, and whether its RoPE is the config's.
+        What `compare` finds, whether llama.cpp cuts texts into the same tokens, whether its RoPE is the config's, and
+        the type of its cache.
+
+    Raises:
+        OutOfMemory: Keys and values of the text do not fit into the memory.
     """
     import torch
 
     # float32 keys and values and plain attention: what is compared is the file, and not how a cache rounds.
-    model = GgufModel(file, context=len(text), cache="f32", flash=False, batch=512 if len(text) <= LONG else 64)
+    # At 108,000 tokens those of a large model are more than a machine's memory, and then 16 bits have to do.
+    cache = cache_for(config, len(text))
+    model = GgufModel(file, context=len(text), cache=cache, flash=False, batch=_batch(len(text)))
     logits = torch.from_numpy(model.logits_at(text, where.all))
     found = compare(trained, logits[:, : trained.shape[1]], where)
+    found["cache"] = cache
     found["rope"] = check_written(file, config)
     found["tokens"] = compare_tokens(model, tokenizer, text)
     model.close()
