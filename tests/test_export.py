@@ -63,7 +63,7 @@ def test_an_adapter_becomes_a_whole_export(adapter: Path, capsys) -> None:
         "export.shard_gb=1e-5",
     ]
     assert run_command(["export", str(adapter), *wanted]) == 0
-    out = adapter.parent / "export"
+    out = adapter.parent / "adapter-export"
     for name in ("README.md", "Modelfile", "certificate.json", "part.json", "adapter-q8_0.gguf", "model/config.json"):
         assert (out / name).is_file(), name
     assert len(list((out / "model").glob("model-*-of-*.safetensors"))) > 1
@@ -74,6 +74,34 @@ def test_an_adapter_becomes_a_whole_export(adapter: Path, capsys) -> None:
     assert "PARAMETER num_ctx 128" in (out / "Modelfile").read_text() and "Кратко" in (out / "Modelfile").read_text()
     card = (out / "README.md").read_text()
     assert card.startswith("---\nlicense: mit\n") and "vllm serve ./model --max-model-len 128" in card
+
+
+def test_each_adapter_has_a_place_of_its_own_for_its_export(adapter: Path, capsys, monkeypatch) -> None:
+    sibling = shutil.copytree(adapter, adapter.with_name("sibling"))
+    (adapter.parent / "export").mkdir()
+    (adapter.parent / "export" / "mine.txt").write_text("somebody's own")
+    monkeypatch.chdir(sibling)
+    assert run_command(["export", "."]) == 0 and run_command(["export", str(adapter)]) == 0
+    for name in ("adapter", "sibling"):
+        assert (adapter.parent / f"{name}-export" / "README.md").read_text().count(f"# {name}\n") == 1
+    assert (adapter.parent / "export" / "mine.txt").read_text() == "somebody's own"
+    assert run_command(["export", "."]) == 0, "its own export is replaced"
+
+
+@pytest.mark.parametrize("what", ["a folder", "a file", "a link to nowhere"])
+def test_what_no_export_made_is_not_replaced(adapter: Path, what: str, capsys) -> None:
+    target = adapter.with_name("adapter-export")
+    if what == "a folder":
+        target.mkdir()
+        (target / "mine.txt").write_text("somebody's own")
+    elif what == "a file":
+        target.write_text("somebody's own")
+    else:
+        target.symlink_to("nowhere")
+    before = files(adapter.parent)
+    assert run_command(["export", str(adapter)]) == 2
+    assert "is no export of ours" in capsys.readouterr().err
+    assert files(adapter.parent) == before
 
 
 @pytest.mark.parametrize("harm", ["gone base", "another base", "no tensors", "another RoPE"])

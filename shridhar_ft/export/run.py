@@ -1,6 +1,7 @@
 """Exports what a recipe, a run folder or an adapter ends with."""
 
 import difflib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from shridhar_ft.preparation import window_of_sft
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.receipts import read_receipts
 from shridhar_ft.runfolder import (
+    PART,
     RUNS,
     Run,
     begin_peak_rss,
@@ -87,17 +89,20 @@ def export(what: str, overrides: list[str], say: Callable[[str], None]) -> tuple
     path = Path(what)
     if (path / "adapter_config.json").is_file():
         wanted = export_section(overrides)
-        inside = path.resolve().parent
+        path = path.resolve()  # `.` has a name too
+        inside = path.parent
         for parent in inside.parents:
             if (parent / "recipe.yaml").is_file() and (inside / "part.json").is_file():
                 _, run = open_run(parent)
                 recipe = load_recipe(parent / "recipe.yaml", overrides)
-                name = str(inside.relative_to(parent.resolve()))
+                name = str(inside.relative_to(parent))
                 if name == part_names(recipe)[-1]:
                     return run.export, ensure_export(recipe, run, say)
                 tokenizer = load_tokenizer(run.tokenizer)
                 return inside / "export", _export_part(recipe, run, name, tokenizer, inside / "export", say)
-        return path.parent / "export", _export_adapter(path, wanted, path.parent / "export", say)
+        target = path.with_name(f"{path.name}-export")
+        _need_ours(target)
+        return target, _export_adapter(path, wanted, target, say)
     if (path / "status.json").is_file() or (path / "data" / "part.json").is_file():
         _, run = open_run(path)
         recipe = load_recipe(path / "recipe.yaml", overrides)
@@ -105,6 +110,19 @@ def export(what: str, overrides: list[str], say: Callable[[str], None]) -> tuple
         recipe = load_recipe(what, overrides)
         run = run_folder(recipe.name)
     return run.export, ensure_export(recipe, run, say)
+
+
+def _need_ours(target: Path) -> None:
+    """Refuse to put an export in the place of what no export made.
+
+    Raises:
+        UserError: There is something else.
+    """
+    if os.path.lexists(target) and not ((target / PART).is_file() and (target / "certificate.json").is_file()):
+        raise UserError(
+            f"{target}: the export would be written there, and what is there now is no export of ours (no {PART} and "
+            "certificate.json in it); move it, or copy the adapter to another folder"
+        )
 
 
 def ensure_export(recipe: Recipe, run: Run, say: Callable[[str], None]) -> dict[str, Any]:
