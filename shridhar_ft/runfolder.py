@@ -25,6 +25,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import xxhash
 import yaml
 from safetensors import SafetensorError
@@ -136,7 +137,8 @@ def publishing(final: Path) -> Iterator[Path]:
             old.rename(final)
             break
     for stale in final.parent.glob(f".{final.name}.*.tmp"):  # a killed run's leavings
-        shutil.rmtree(stale, ignore_errors=True)
+        if not _being_written(stale):
+            shutil.rmtree(stale, ignore_errors=True)
     created = [parent for parent in (final.parent, *final.parent.parents) if not parent.exists()]
     temporary.mkdir(parents=True)
     try:
@@ -150,6 +152,15 @@ def publishing(final: Path) -> Iterator[Path]:
                 parent.rmdir()
         raise
     replace_folder(temporary, final)
+
+
+def _being_written(temporary: Path) -> bool:
+    """Whether the process whose id such a folder bears is alive, and no later one that was given the same id."""
+    try:
+        process = psutil.Process(int(temporary.name.split(".")[-2]))
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= temporary.stat().st_mtime
+    except (ValueError, FileNotFoundError, psutil.Error):
+        return False
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
@@ -282,15 +293,42 @@ def only_one(run: Run, what: str = "run") -> Iterator[None]:
     Raises:
         UserError: Another process is working on the same run.
     """
-    with disk_errors(RUNS):
-        RUNS.mkdir(exist_ok=True)
-        lock_file = (RUNS / f".{run.name}.{what}.lock").open("w")
-    with lock_file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{run.root}: another process is working on this run; wait for it, or stop it") from error
+    # Beside the run folder, which need not exist yet; by its true path, so that a link to it is the same run.
+    root = run.root.resolve()
+    busy = f"{run.root}: another process is working on this run; wait for it, or stop it"
+    with locked(root.with_name(f".{root.name}.{what}.lock"), busy):
         yield
+
+
+@contextmanager
+def locked(file: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file for this process; it vanishes with the block, and the lock with the process, however that ends.
+
+    Args:
+        file: The lock file.
+        busy: The sentence for whoever comes second.
+
+    Raises:
+        UserError: Another process holds it.
+    """
+    with disk_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            lock = file.open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Its last holder may have removed the file between our two calls; then somebody could hold a new one.
+                if file.exists() and os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+                    break
+            except BlockingIOError as error:
+                lock.close()
+                raise UserError(busy) from error
+            lock.close()
+    with lock:
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def is_current(folder: Path, wanted: str) -> bool:

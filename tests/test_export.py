@@ -3,11 +3,14 @@
 import json
 import shutil
 import subprocess
+import sys
 from collections import namedtuple
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from run_folders import half_run
 from transformers import AutoTokenizer
 
 from shridhar_ft.adapter_base import AdapterBase
@@ -102,6 +105,48 @@ def test_what_no_export_made_is_not_replaced(adapter: Path, what: str, capsys) -
     assert run_command(["export", str(adapter)]) == 2
     assert "is no export of ours" in capsys.readouterr().err
     assert files(adapter.parent) == before
+
+
+HOLD = """
+import pathlib, sys
+from shridhar_ft.runfolder import Run, locked, only_one
+what, kind = pathlib.Path(sys.argv[1]), sys.argv[2]
+with locked(what, "") if kind == "file" else only_one(Run(what), kind):
+    print("held", flush=True)
+    input()
+"""
+
+
+@contextmanager
+def held(what: Path, kind: str):
+    """Another process that holds a run or a lock file."""
+    command = [sys.executable, "-c", HOLD, str(what), kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        yield
+        other.communicate("\n")
+
+
+def test_two_exports_of_one_adapter_do_not_meet(adapter: Path, capsys) -> None:
+    before = files(adapter.parent)
+    with held(adapter.with_name(".adapter-export.lock"), "file"):
+        assert run_command(["export", str(adapter)]) == 2
+    assert "adapter-export: another process is writing it" in capsys.readouterr().err
+    assert files(adapter.parent) == before
+    assert run_command(["export", str(adapter)]) == 0
+
+
+@pytest.mark.parametrize("kind", ["run", "training"])
+def test_a_run_at_work_is_not_exported(kind: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = half_run(tmp_path)
+    before = files(tmp_path)
+    with held(run.root, kind):
+        for what in ("runs/whole", str(run.root)):
+            assert run_command(["export", what]) == 2
+            told = capsys.readouterr().err
+            assert told.count("\n") == 1 and "another process is working on this run" in told
+    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("harm", ["gone base", "another base", "no tensors", "another RoPE"])

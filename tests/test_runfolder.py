@@ -107,6 +107,28 @@ def test_leavings_of_a_killed_process_with_the_same_id_are_no_obstacle(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, time; from shridhar_ft.runfolder import publishing\n"
+        "with publishing(pathlib.Path('data')) as folder:\n"
+        "    (folder / 'file').write_text('other'); print('writing', flush=True); input()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout and other.stdout.readline() == "writing\n"
+    with publishing(tmp_path / "data") as folder:
+        (folder / "file").write_text("ours")
+    assert other.communicate("\n") == ("", None) and other.returncode == 0
+    assert (tmp_path / "data/file").read_text() == "other"
+    later = tmp_path / f".data.{os.getppid()}.tmp"  # left by a process whose id another one was given since
+    later.mkdir()
+    os.utime(later, (0, 0))
+    with publishing(tmp_path / "data"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 FILL_A_DISK = """
 import pathlib, sys
 import torch
@@ -181,7 +203,13 @@ def test_only_one_process_works_on_a_run_and_a_killed_one_frees_it(
     holder.wait()
     time.sleep(0.05)
     with only_one(Run(Path("runs/x"))):
-        pass
+        (tmp_path / "runs/x").mkdir()
+        (tmp_path / "link").mkdir()
+        (tmp_path / "link/x").symlink_to(tmp_path / "runs/x")
+        for same in (tmp_path / "runs/x", tmp_path / "link/x"):
+            with pytest.raises(UserError, match="another process"), only_one(Run(same)):
+                pass
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["x"], "no lock file is left"
 
 
 def test_a_part_is_current_only_for_what_it_was_made_from(tmp_path: Path) -> None:

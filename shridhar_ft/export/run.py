@@ -3,7 +3,8 @@
 import difflib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ from shridhar_ft.runfolder import (
     fingerprint,
     finish_part,
     is_current,
+    locked,
+    only_one,
     part_of,
     publishing,
     read_json,
@@ -97,19 +100,40 @@ def export(what: str, overrides: list[str], say: Callable[[str], None]) -> tuple
                 recipe = load_recipe(parent / "recipe.yaml", overrides)
                 name = str(inside.relative_to(parent))
                 if name == part_names(recipe)[-1]:
-                    return run.export, ensure_export(recipe, run, say)
-                tokenizer = load_tokenizer(run.tokenizer)
-                return inside / "export", _export_part(recipe, run, name, tokenizer, inside / "export", say)
+                    return run.export, _alone(recipe, run, say)
+                with _at_rest(run):
+                    tokenizer = load_tokenizer(run.tokenizer)
+                    return inside / "export", _export_part(recipe, run, name, tokenizer, inside / "export", say)
         target = path.with_name(f"{path.name}-export")
-        _need_ours(target)
-        return target, _export_adapter(path, wanted, target, say)
+        with locked(path.with_name(f".{target.name}.lock"), f"{target}: another process is writing it; wait for it"):
+            _need_ours(target)
+            return target, _export_adapter(path, wanted, target, say)
     if (path / "status.json").is_file() or (path / "data" / "part.json").is_file():
         _, run = open_run(path)
         recipe = load_recipe(path / "recipe.yaml", overrides)
     else:
         recipe = load_recipe(what, overrides)
         run = run_folder(recipe.name)
-    return run.export, ensure_export(recipe, run, say)
+    return run.export, _alone(recipe, run, say)
+
+
+def _alone(recipe: Recipe, run: Run, say: Callable[[str], None]) -> dict[str, Any]:
+    with _at_rest(run):
+        return ensure_export(recipe, run, say)
+
+
+@contextmanager
+def _at_rest(run: Run) -> Iterator[None]:
+    """Hold a run that nobody trains or exports: of two exports each would remove what the other writes.
+
+    Raises:
+        UserError: Another process is working on it.
+    """
+    with ExitStack() as held:
+        if run.root.is_dir():  # of a run that was never begun, no lock is left either
+            held.enter_context(only_one(run))
+            held.enter_context(only_one(run, "training"))  # can outlive the `run` that started it
+        yield
 
 
 def _need_ours(target: Path) -> None:
