@@ -68,6 +68,15 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _told(given, UserError.status, f"{error.filename}: {error.strerror}; mend the path, or its permissions")
+    except OSError as error:  # what writes knows its path and tells it itself, mostly
+        from pathlib import Path
+
+        from shridhar_ft.runfolder import DISK_ERRORS, disk_failed
+
+        if error.errno not in DISK_ERRORS or error.filename is None:
+            raise
+        failed = disk_failed(Path(os.fsdecode(error.filename)), error)
+        return _told(given, failed.status, str(failed))
     except Exception as error:
         if not (hasattr(error, "exit_code") and hasattr(error, "format_message")):
             raise

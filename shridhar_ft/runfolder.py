@@ -34,6 +34,7 @@ from shridhar_ft.errors import DiskFailed, UserError, first_line
 
 RUNS = Path("runs")
 PART = "part.json"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 REPORTED_PACKAGES = (
     *("shridhar_ft", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed"),
     *("bitsandbytes", "datasets", "evaluate", "tokenizers", "safetensors"),
@@ -55,18 +56,19 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
         text: What it holds.
         durable: Push it to the disk, so that this holds after a loss of power too; a busy disk can take seconds for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with disk_errors(path), temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: Any, durable: bool = True) -> None:  # noqa: ANN401 - whatever JSON holds
@@ -95,30 +97,47 @@ def file_hash(path: Path) -> str:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or failing disk into one sentence with status 74.
+    """Turn a full, failing or read-only disk into one sentence with status 74.
 
     safetensors and torch wrap the system's error into their own, so their texts are looked at too.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        failed = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+        failed = isinstance(error, OSError) and error.errno in DISK_ERRORS
         # The last three are torch.save's.
         signs = (
             "No space left",
             "StorageFull",
             "os error 28",
+            "Read-only file system",
+            "os error 30",
             "PytorchStreamWriter",
             "unexpected pos",
             "iostream error",
         )
         if failed or any(sign in str(error) for sign in signs):
-            free = shutil.disk_usage(path if path.exists() else path.parent).free
-            raise DiskFailed(
-                f"{path}: the disk failed while it was written ({first_line(error)}; "
-                f"{free / 1e6:,.0f} MB free); make room and run the same command again"
-            ) from error
+            raise disk_failed(path, error) from error
         raise
+
+
+def disk_failed(path: Path, error: Exception) -> DiskFailed:
+    """What to tell of a disk that could not be written at this path."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    held = os.statvfs(there)
+    if held.f_flag & os.ST_RDONLY:
+        return DiskFailed(
+            f"{path}: it lies on a read-only file system; mount that for writing, or work in another folder"
+        )
+    if held.f_files and not held.f_favail:
+        return DiskFailed(
+            f"{path}: the disk holds as many files as it can (no inodes are left; {first_line(error)}); remove some "
+            "and run the same command again"
+        )
+    return DiskFailed(
+        f"{path}: the disk failed while it was written ({first_line(error)}; "
+        f"{shutil.disk_usage(there).free / 1e6:,.0f} MB free); make room and run the same command again"
+    )
 
 
 def sync_tree(folder: Path) -> None:
@@ -140,9 +159,9 @@ def publishing(final: Path) -> Iterator[Path]:
         if not _being_written(stale):
             shutil.rmtree(stale, ignore_errors=True)
     created = [parent for parent in (final.parent, *final.parent.parents) if not parent.exists()]
-    temporary.mkdir(parents=True)
     try:
         with disk_errors(final):
+            temporary.mkdir(parents=True)
             yield temporary
             sync_tree(temporary)
     except BaseException:
@@ -151,7 +170,8 @@ def publishing(final: Path) -> Iterator[Path]:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         raise
-    replace_folder(temporary, final)
+    with disk_errors(final):
+        replace_folder(temporary, final)
 
 
 def _being_written(temporary: Path) -> bool:

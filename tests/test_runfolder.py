@@ -172,6 +172,62 @@ def test_a_real_full_disk_leaves_what_was_whole(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "all four\n"), done.stderr
 
 
+WRITE_NOWHERE = """
+import os, pathlib, subprocess, sys
+from run_folders import half_run
+from shridhar_ft.cli import run_command
+from shridhar_ft.errors import DiskFailed
+from shridhar_ft.runfolder import publishing, write_json
+
+disk, kind = pathlib.Path(sys.argv[1]), sys.argv[2]
+options = "size=20m" if kind == "read-only" else "nr_inodes=200"
+if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", disk], capture_output=True).returncode:
+    sys.exit(77)
+os.chdir(disk)
+os.environ["XDG_CACHE_HOME"] = str(disk / "cache")
+half_run(disk)
+if kind == "read-only":
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+else:
+    try:
+        for number in range(1000):
+            pathlib.Path(f"{number}.filler").touch()
+    except OSError:
+        pass
+made = sorted(disk.rglob("*"))
+for write in (lambda: write_json(disk / "new/file.json", 1), lambda: publishing(disk / "new/part").__enter__()):
+    try:
+        write()
+        sys.exit("nothing failed")
+    except DiskFailed as error:
+        print(error)
+commands = (
+    ["run", "demo"], ["data", "build", "demo"], ["tokenizer", "train", "demo"], ["rehearse", "demo"],
+    ["export", "runs/whole"], ["report", "runs/whole", "--no-samples"],
+    ["cloud", "demo", "--to", "lambda", "-o", "new"],
+)
+for command in commands:
+    print(command[0], run_command(command))
+assert sorted(disk.rglob("*")) == made
+"""
+
+
+@pytest.mark.parametrize(("kind", "sentence"), [("read-only", "read-only file system"), ("full", "no inodes are left")])
+def test_a_disk_that_takes_no_file_is_told_in_a_sentence(tmp_path: Path, kind: str, sentence: str) -> None:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount")
+    command = ["unshare", "-m", sys.executable, "-c", WRITE_NOWHERE, str(tmp_path), kind]
+    where = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=where)
+    if done.returncode == 77:
+        pytest.skip("this user may not mount")
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert [sentence in line for line in told[:2]] == [True, True], told
+    assert {line.split()[-1] for line in told[2:]} == {"74"}, told
+    assert done.stderr.count("shridhar-ft: ") == done.stderr.count(sentence) == len(told) - 2, done.stderr
+
+
 def test_a_full_disk_is_told_with_its_own_status(tmp_path: Path) -> None:
     with pytest.raises(DiskFailed) as failed, publishing(tmp_path / "data"), Path("/dev/full").open("w") as full:
         full.write("x" * 100_000)
