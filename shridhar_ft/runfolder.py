@@ -44,8 +44,42 @@ REPORTED_PACKAGES = (
 # --------------------------------------------------------------------------------------------- small files
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
-    return json.loads(path.read_text(encoding="utf-8"))
+ANEW = "copy it again, or let the command that wrote it make it anew"
+
+
+def read_json(path: Path, mend: str = ANEW) -> Any:  # noqa: ANN401 - whatever the file holds
+    """What a JSON file holds.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no JSON ({first_line(error)}); {mend}") from error
+
+
+def read_object(path: Path, *keys: str, mend: str = ANEW) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: The file.
+        keys: What it has to hold; `a.b` is b inside a.
+        mend: What to do where it does not.
+
+    Raises:
+        UserError: It is damaged, holds something else, or lacks a key.
+    """
+    held = read_json(path, mend)
+    if not isinstance(held, dict):
+        raise UserError(f"{path}: it holds a {type(held).__name__} and no object with keys; {mend}")
+    for key in keys:
+        inside: Any = held
+        for name in key.split("."):
+            if not isinstance(inside, dict) or name not in inside:
+                raise UserError(f"{path}: it holds no {key}; {mend}")
+            inside = inside[name]
+    return held
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
@@ -357,9 +391,17 @@ def is_current(folder: Path, wanted: str) -> bool:
     return part is not None and part.get("fingerprint") == wanted
 
 
-def part_of(folder: Path) -> dict[str, Any] | None:
-    """part.json of a finished part, or None."""
-    return read_json(folder / PART) if (folder / PART).is_file() else None
+def part_of(folder: Path, *keys: str) -> dict[str, Any] | None:
+    """part.json of a finished part, or None.
+
+    Raises:
+        UserError: It is damaged, or lacks one of these keys.
+    """
+    if not (folder / PART).is_file():
+        return None
+    return read_object(
+        folder / PART, *keys, mend=f"put it back, or remove {folder}, and `shridhar-ft run` makes it anew"
+    )
 
 
 def finish_part(folder: Path, made_from: str, seconds: float, **facts: Any) -> None:  # noqa: ANN401

@@ -14,7 +14,7 @@ from shridhar_ft.config import find_recipe, load_recipe
 from shridhar_ft.errors import UserError
 from shridhar_ft.receipts import receipt_files
 from shridhar_ft.report.data_report import check_numbers_only
-from shridhar_ft.runfolder import PART, RUNS, Run, check_owner, read_json, run_folder, settings_of
+from shridhar_ft.runfolder import PART, RUNS, Run, check_owner, read_object, run_folder, settings_of
 
 SAMPLES = "samples.json"
 WORDS_OF_A_RECEIPT = {
@@ -91,16 +91,19 @@ def find_run(what: str) -> Run:
     return run
 
 
+OF_RECEIPTS = ("receipt", "ok", "claimed", "measured")
+
+
 def collect(run: Run) -> Record:
     """Read a run folder."""
     bad: list[str] = []
 
-    def held(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
-        """What a JSON file holds; None where it is not there, or is damaged, which is noted."""
+    def held(path: Path, *keys: str) -> Any:  # noqa: ANN401 - whatever the file holds
+        """What a JSON file holds; None where it is not there, is damaged or lacks one of the keys, which is noted."""
         if not path.is_file():
             return None
         try:
-            return read_json(path)
+            return read_object(path, *keys)
         except ValueError:
             bad.append(str(path.relative_to(run.root)))
             return None
@@ -120,10 +123,10 @@ def collect(run: Run) -> Record:
         for name, of_part in settings.items()
     ]
     order = ["data", "tokenizer", *settings, "export"]
-    receipts = {str(path.relative_to(run.root)): held(path) for path in receipt_files(run.root)}
+    receipts = {str(path.relative_to(run.root)): held(path, *OF_RECEIPTS) for path in receipt_files(run.root)}
     shown = {path: _shown(receipt) for path, receipt in receipts.items() if receipt is not None}
     results = [run.root / "eval" / "results.json", *sorted((run.root / "eval").glob("models/*/results.json"))]
-    data = held(run.data / "report.json")
+    data = held(run.data / "report.json", "books.files", "dialogues.files", "splits", "histograms")
     if data:
         check_numbers_only(data["dialogues"])
     return Record(
