@@ -84,6 +84,20 @@ def ollama_template(tokenizer: "PreTrainedTokenizerBase", where: str = "export.o
     )
 
 
+def check_texts(system: str | None, licence: str) -> None:
+    """Refuse texts that would end a Modelfile's quotation too early.
+
+    Raises:
+        UserError: One of them would.
+    """
+    for key, text in (("export.system", system or ""), ("export.licence", licence)):
+        if '"""' in text or text.endswith('"'):
+            raise UserError(
+                f'{key}: a Modelfile cannot hold three quotation marks (""") in a row, nor one at the end of a text; '
+                "take them out"
+            )
+
+
 def modelfile(
     gguf: str,
     tokenizer: "PreTrainedTokenizerBase",
@@ -112,11 +126,8 @@ def modelfile(
         f"PARAMETER top_p {sampling['top_p']}",
         f"PARAMETER repeat_penalty {sampling['repetition_penalty']}",
     ]
+    check_texts(system, licence)
     if system:
-        if '"""' in system:
-            raise UserError(
-                'export.system: a Modelfile cannot hold three quotation marks (""") in a row; take them out'
-            )
         lines.append(f'SYSTEM """{system}"""')
     lines.append(f'LICENSE """{licence}"""')
     return "\n".join(lines) + "\n"
