@@ -76,7 +76,7 @@ CASES = {
         *("base/config.json", "base/model.safetensors"),
     ],
     "export r.yaml export.dtype=bfloat16": [
-        *("base/config.json", "base/model.safetensors"),
+        "base/config.json",  # damaged weights of the base are told as a base that changed
         *(f"{RUN}/data/{name}" for name in ("part.json", "receipts/ledger.json", "report.json")),
         *(f"{RUN}/tokenizer/{name}" for name in TOKENIZER),
         *(f"{RUN}/stages/short/adapter/{name}" for name in ADAPTER),
