@@ -13,7 +13,7 @@ from shridhar_ft.errors import UserError
 from shridhar_ft.model.build import base_config
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.report.data_page import write_data_page
-from shridhar_ft.runfolder import Run, read_json, record_recipe, write_json
+from shridhar_ft.runfolder import PART, Run, read_object, record_recipe, write_json
 from shridhar_ft.sufficiency import write_verdict
 from shridhar_ft.tokenizer import ensure_tokenizer
 
@@ -62,7 +62,7 @@ def judge(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> dic
     """
     verdict = write_verdict(recipe, run, tokenizer, window_of_sft(recipe))
     file = run.data / "receipts" / "ledger.json"
-    ledger = read_json(file)
+    ledger = read_object(file, "measured", mend=f"remove {run.data / PART}, and the data are built anew")
     if ledger["measured"].get("tokens") != verdict["tokens"]:
         ledger["measured"]["tokens"] = verdict["tokens"]
         write_json(file, ledger)

@@ -8,7 +8,7 @@ from shridhar_ft.evaluation.materials import Materials
 from shridhar_ft.evaluation.measures import Record, difference
 from shridhar_ft.evaluation.runner import RESULTS, for_json, judged_file, read_records
 from shridhar_ft.evaluation.suite import BY_TOKENS, TASKS, Wanted
-from shridhar_ft.runfolder import read_json
+from shridhar_ft.runfolder import read_object
 
 PER_TOKEN = ("nats a token", "perplexity")  # other things with another tokenizer
 
@@ -27,7 +27,9 @@ def compare(ours: Path, theirs: Path) -> dict[str, Any]:
     Raises:
         UserError: The two share no task with the same settings and texts.
     """
-    pair = [read_json(folder / RESULTS) for folder in (ours, theirs)]
+    keys = ("made_from.texts", "tokenizer", "suite", "seed", "model")
+    again = "copy it again, or measure that model anew with `shridhar-ft eval`"
+    pair = [read_object(folder / RESULTS, *keys, mend=again) for folder in (ours, theirs)]
     left_out: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     if pair[0]["made_from"]["texts"] != pair[1]["made_from"]["texts"]:

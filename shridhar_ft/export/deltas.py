@@ -10,7 +10,7 @@ from shridhar_ft.adapter_base import AdapterBase
 from shridhar_ft.errors import CheckFailed, UserError
 from shridhar_ft.export.tensors import Stored
 from shridhar_ft.model.quantized import rounded
-from shridhar_ft.runfolder import read_json
+from shridhar_ft.runfolder import read_object
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ class Adapter:
                 f"{folder}: no adapter there (adapter_config.json is missing); name a folder that holds one"
             )
         self.folder = folder
-        self.settings: dict[str, Any] = read_json(config)
+        self.settings: dict[str, Any] = read_object(config, "peft_type", mend="copy the adapter again")
         self.own = AdapterBase.read(folder)
         self.tensors = Stored(folder, "adapter_model.safetensors")
         self.used: set[str] = set()

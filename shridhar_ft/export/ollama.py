@@ -93,6 +93,20 @@ def ollama_template(tokenizer: "PreTrainedTokenizerBase", where: str = "export.o
     )
 
 
+def check_texts(system: str | None, licence: str) -> None:
+    """Refuse texts that would end a Modelfile's quotation too early.
+
+    Raises:
+        UserError: One of them would.
+    """
+    for key, text in (("export.system", system or ""), ("export.licence", licence)):
+        if '"""' in text or text.endswith('"'):
+            raise UserError(
+                f'{key}: a Modelfile cannot hold three quotation marks (""") in a row, nor one at the end of a text; '
+                "take them out"
+            )
+
+
 def modelfile(
     gguf: str,
     tokenizer: "PreTrainedTokenizerBase",
@@ -121,11 +135,8 @@ def modelfile(
         *(f'PARAMETER stop "{stop}"' for stop in stops),
         *(f"PARAMETER {PARAMETERS[name]} {value}" for name, value in sampled.items()),
     ]
+    check_texts(system, licence)
     if system:
-        if '"""' in system:
-            raise UserError(
-                'export.system: a Modelfile cannot hold three quotation marks (""") in a row; take them out'
-            )
         lines.append(f'SYSTEM """{system}"""')
     lines.append(f'LICENSE """{licence}"""')
     return "\n".join(lines) + "\n"
