@@ -92,6 +92,41 @@ def test_the_output_head_is_no_target(llama) -> None:
         attach(llama(), Tuning(method="lora", targets=["q_proj", "lm_head"]), grown=False)
 
 
+@pytest.mark.parametrize(
+    ("target", "adapted"),
+    [
+        ("self_attn.q_proj", {"model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"}),
+        ("layers.0.self_attn.q_proj", {"model.layers.0.self_attn.q_proj"}),
+        ("model.layers.1.mlp.up_proj", {"model.layers.1.mlp.up_proj"}),
+    ],
+)
+def test_a_target_may_be_named_by_more_than_its_last_part(llama, target: str, adapted: set[str]) -> None:
+    model = attach(llama(), Tuning(method="lora", targets=[target]), grown=False)
+    names = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert {name.removeprefix("base_model.model.") for name in names} == adapted
+
+
+def test_a_head_or_tied_embeddings_named_in_full_are_refused_by_that_name(llama) -> None:
+    with pytest.raises(UserError, match=r"'model\.embed_tokens' is tied to the output head"):
+        attach(llama(), Tuning(method="lora", targets=["model.embed_tokens"]), grown=False)
+    model = llama()
+    model.outer, model.lm_head = torch.nn.Module(), torch.nn.Identity()
+    model.outer.head = torch.nn.Linear(32, 600, bias=False)
+    model.get_output_embeddings = lambda: model.outer.head
+    with pytest.raises(UserError, match=r"'outer\.head' is the output head"):
+        attach(model, Tuning(method="lora", targets=["outer.head"]), grown=False)
+
+
+@pytest.mark.parametrize(
+    ("grown", "train_embeddings", "why"), [(False, True, "train_embeddings"), (True, "auto", "brought new tokens")]
+)
+def test_a_target_that_is_trained_whole_is_refused(llama, grown: bool, train_embeddings: bool | str, why: str) -> None:
+    for target in ("embed_tokens", "model.embed_tokens"):
+        tuning = Tuning(method="lora", targets=["q_proj", target], train_embeddings=train_embeddings)
+        with pytest.raises(UserError, match=rf"'{target}' would get an adapter, .*{why}.*take it out, or set"):
+            attach(llama(tie_word_embeddings=False), tuning, grown)
+
+
 def test_an_unknown_target_is_told_with_those_that_exist(llama) -> None:
     with pytest.raises(UserError, match=r"no module is called 'q_porj'.*q_proj"):
         attach(llama(), Tuning(method="lora", targets=["q_porj"]), grown=False)
