@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from shridhar_ft.errors import UserError
+from shridhar_ft.model.build import refuse_pickles
 from shridhar_ft.progress import hush_libraries
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ class TransformersEngine:
         hush_libraries()
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(device)
+        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        ).to(device)
         self.window = int(self.model.config.get_text_config().max_position_embeddings)
         # transformers 5.24 renamed it.
         taken = inspect.signature(self.model.forward).parameters
@@ -242,7 +245,7 @@ def model_at(what: str, open_run: Callable[[Path], Any]) -> Path:
         open_run: Checks a run folder.
 
     Raises:
-        UserError: None of them, or the run has exported nothing yet.
+        UserError: None of them, its weights are pickled, or the run has exported nothing yet.
     """
     path = Path(what)
     if path.suffix == ".gguf":
@@ -250,6 +253,7 @@ def model_at(what: str, open_run: Callable[[Path], Any]) -> Path:
             raise UserError(f"{what}: there is no such file; name a GGUF, a run folder or a folder with config.json")
         return path
     if (path / "config.json").is_file():
+        refuse_pickles(path)
         return path
     if (path / "model" / "config.json").is_file():  # an export's own folder
         return path / "model"
