@@ -11,7 +11,14 @@ import xxhash
 from shridhar_ft.adapter_base import AdapterBase
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError, first_line
-from shridhar_ft.model.build import grow_vocabulary, load_model, safetensors_hash, update_hash, weights_hash
+from shridhar_ft.model.build import (
+    cast_weights,
+    grow_vocabulary,
+    load_model,
+    safetensors_hash,
+    update_hash,
+    weights_hash,
+)
 from shridhar_ft.model.quantized import Quantization, dequantize, quantize, quantized_layers
 from shridhar_ft.tokenizer import brings_tokens
 from shridhar_ft.weights import Weights
@@ -209,7 +216,7 @@ def load_weights(
             if not kept:
                 model = dequantize(model, plain)
         if dtype != "auto":
-            model = model.to(dtype)
+            model = cast_weights(model, dtype)
         model = load_adapter(model, folder, trainable=kept)
         if not kept:
             model = merged(model)
@@ -217,7 +224,7 @@ def load_weights(
     if quantization is not None:
         model = quantize(model, quantization, device)
     if dtype != "auto":
-        model = model.to(dtype)
+        model = cast_weights(model, dtype)
     return model, grown, base_hash
 
 

@@ -12,6 +12,7 @@ from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError
 from shridhar_ft.model.build import grow_vocabulary, safetensors_hash, weights_hash
 from shridhar_ft.model.quantized import Quantization, quantize, quantized_layers, rounded, set_compute_dtype
+from shridhar_ft.model.rope import check_rope
 from shridhar_ft.weights import Weights
 
 IDS = torch.arange(5, 45)[None]
@@ -270,6 +271,36 @@ def test_a_quantised_layer_gives_gradients_and_keeps_its_bytes(llama) -> None:
     assert gradients
     assert all(g is not None and g.abs().sum() > 0 for g in gradients)
     assert all(torch.equal(a, b.weight.data) for a, b in zip(before, quantized_layers(model), strict=True))
+
+
+@pytest.mark.parametrize("how", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", [{}, {"rslora": True}, {"dora": True}], ids=str)
+def test_every_kind_of_adapter_trains_on_a_quantised_base_step_after_step(llama, how: str, kind: dict) -> None:
+    model = quantize(llama(), Quantization(how, double=how == "nf4"), torch.device("cpu"))
+    set_compute_dtype(model, torch.float32)
+    model = attach(model, Tuning(method="qlora", rank=2, **kind), grown=False)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(4):
+        loss = model(IDS, use_cache=False, labels=IDS).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] == max(losses)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("how", [None, Quantization("nf4"), Quantization("int8", double=False)], ids=str)
+def test_weights_in_half_precision_keep_the_frequencies_of_rope(
+    llama, tokenizer, saved_llama: Path, dtype: torch.dtype, how: Quantization | None
+) -> None:
+    start = Weights(str(saved_llama))
+    model, _, _ = load_weights(start, llama().config, tokenizer, "sdpa", dtype, quantization=how)
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert check_rope(model, llama().config, 128)[2]
+    assert {p.dtype for p in model.parameters() if p.is_floating_point()} == {dtype}
+    assert torch.isfinite(logits(model)).all()
 
 
 def written_adapter(llama, tokenizer, folder: Path) -> tuple[Weights, str]:

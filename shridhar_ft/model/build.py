@@ -207,6 +207,17 @@ def load_model(
     return model
 
 
+def cast_weights(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedModel":
+    """Weights in another type, in place, quantised ones aside; buffers keep theirs.
+
+    `model.to(dtype)` rounds RoPE's frequencies too: in bf16, by a thousandth, far positions turn by whole radians.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
 def refuse_pickles(source: str | Path) -> None:
     """Refuse a folder whose weights are pickles alone: to open one is to run whatever it names.
 

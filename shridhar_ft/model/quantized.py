@@ -98,7 +98,9 @@ def _int8_linear(layer: Any, hidden: torch.Tensor) -> torch.Tensor:  # noqa: ANN
     """
     from bitsandbytes.autograd._functions import MatMul8bitFp
 
-    if layer.weight.CB is not None:
+    # DoRA looks at the weight in every pass, by which peft makes a new parameter of it, without scales: those that
+    # the state has already are then the only ones.
+    if layer.weight.CB is not None and layer.weight.SCB is not None:
         layer.init_8bit_state()
     bias = None if layer.bias is None else layer.bias.to(hidden.dtype)
     return MatMul8bitFp.apply(hidden, layer.weight, None, bias, layer.state)
