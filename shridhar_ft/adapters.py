@@ -170,6 +170,7 @@ def load_weights(
     keep_last: bool = False,
     quantization: Quantization | None = None,
     device: "torch.device | None" = None,
+    as_trained: bool = False,
 ) -> tuple["PreTrainedModel | PeftModel", bool, str]:
     """Load a base and merge its adapters in order, each onto the base that it was trained on.
 
@@ -185,15 +186,21 @@ def load_weights(
         keep_last: Leave the last adapter attached and trainable instead of merging it.
         quantization: Quantise the result, for a fresh adapter on it.
         device: Where layers are quantised (default: the CPU); the model stays on the CPU unless one is.
+        as_trained: Whether the config has to have the RoPE that the last adapter was trained with: so wherever the
+            model answers, while a stage that goes on from it gives it another.
 
     Returns:
         The model, whether the tokenizer brought new tokens, and the hash of the base as it was before any adapter.
 
     Raises:
-        UserError: An adapter belongs to another base.
+        UserError: An adapter belongs to another base, or was trained with another RoPE.
     """
     import torch
     from transformers import AutoConfig
+
+    last = AdapterBase.read(weights.adapters[-1]) if as_trained and weights.adapters else None
+    if last is not None:
+        last.check_rope(weights.adapters[-1], config)
 
     device = device or torch.device("cpu")
     stored = AutoConfig.from_pretrained(weights.base, revision=weights.revision).get_text_config()

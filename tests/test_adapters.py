@@ -347,6 +347,17 @@ def test_an_adapter_under_another_rope_is_refused(llama, tokenizer, tmp_path: Pa
         own.check_rope(tmp_path / "adapter", config)
 
 
+def test_what_answers_has_the_rope_that_its_last_adapter_was_trained_with(llama, tokenizer, tmp_path: Path) -> None:
+    weights, _ = written_adapter(llama, tokenizer, tmp_path)
+    config = llama().config
+    config.rope_parameters = {**config.rope_parameters, "rope_theta": 5e5}
+    asked = (weights, config, tokenizer, "sdpa", torch.float32)
+    with pytest.raises(UserError, match="was trained with the RoPE"):
+        load_weights(*asked, as_trained=True)
+    model, _, _ = load_weights(*asked)  # as a longer stage begins
+    assert model.config.rope_parameters["rope_theta"] == 5e5
+
+
 def test_a_damaged_base_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "base.json").write_text('{"base": 3', encoding="utf-8")
     with pytest.raises(UserError, match=r"base\.json: it cannot be read"):

@@ -248,7 +248,7 @@ def _open_weights(recipe: Recipe, run: Run, weights: Weights, stage: int, name: 
     config, _ = stage_config(recipe, stage, len(tokenizer))
     device, dtype = _place()
     kernel = choose_attention(recipe.model, config, device, half=dtype != torch.float32).implementation
-    model, _, _ = load_weights(weights, config, tokenizer, kernel, dtype)
+    model, _, _ = load_weights(weights, config, tokenizer, kernel, dtype, as_trained=True)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return HfReader(model.to(device), tokenizer, name, made_from)

@@ -183,7 +183,7 @@ def _write_whole(merge: Merge, folder: Path, say: Callable[[str], None], reason:
 
     say(f"export: merging in memory and not tensor by tensor: {reason}")
     config = type(merge.config)(**merge.config.to_dict())
-    model, _, _ = load_weights(merge.weights, config, merge.tokenizer, "sdpa", torch.float32)
+    model, _, _ = load_weights(merge.weights, config, merge.tokenizer, "sdpa", torch.float32, as_trained=True)
     model = model.to(getattr(torch, merge.dtype))
     need_room(folder, model.num_parameters() * model.dtype.itemsize, model.num_parameters(), merge.gguf)
     model.generation_config = _speak_like_trained(model.config, merge.tokenizer)
@@ -223,7 +223,9 @@ def _trained_logits(
     # SDPA in float32 on every device: FlashAttention takes no float32, and one kernel should judge all artefacts.
     config = type(merge.config)(**merge.config.to_dict())
     keep = bool(merge.weights.adapters)
-    model, _, _ = load_weights(merge.weights, config, merge.tokenizer, "sdpa", torch.float32, keep_last=keep)
+    model, _, _ = load_weights(
+        merge.weights, config, merge.tokenizer, "sdpa", torch.float32, keep_last=keep, as_trained=True
+    )
     model = model.to(_device())
     trained = logits_at(model, merge.text, where.all)
     if not keep:
