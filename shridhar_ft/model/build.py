@@ -2,7 +2,9 @@
 
 import difflib
 import inspect
+from collections.abc import Iterable
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -280,8 +282,13 @@ def _hash_while_unchanged(path: Path, size: int, mtime_ns: int) -> str:
 
 def weights_hash(model: "torch.nn.Module") -> str:
     """xxh3 over every parameter's name, type, shape and bytes, in the order of their names (tied ones once)."""
+    return parameters_hash(model.named_parameters())
+
+
+def parameters_hash(named: Iterable[tuple[str, "torch.Tensor"]]) -> str:
+    """`weights_hash` of some of a model's parameters."""
     digest = xxhash.xxh3_128()
-    for name, tensor in sorted(model.named_parameters()):
+    for name, tensor in sorted(named, key=itemgetter(0)):
         update_hash(digest, name, tensor)
     return digest.hexdigest()
 

@@ -136,6 +136,12 @@ def quantized_layers(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if _is_quantized(module)]
 
 
+def plain_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters of all but these layers' weights."""
+    kept = {id(layer.weight) for layer in quantized_layers(model)}
+    return [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) not in kept]
+
+
 def _is_quantized(module: nn.Module) -> bool:
     # Not module.weight: an adapter around a layer shows the layer's weight as its own.
     return type(module._parameters.get("weight")).__name__ in ("Params4bit", "Int8Params")
