@@ -23,7 +23,7 @@ def make_adapter(base: str, rank: int, folder: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True)
     adapted = get_peft_model(
         model, LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     )
@@ -40,7 +40,7 @@ def by_peft(base: str, adapter: str, out: str, dtype: str) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), use_safetensors=True)
     PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out)
 
 

@@ -124,6 +124,11 @@ class AdapterBase:
                 "that it was trained on, in their order"
             )
 
+    def put_rope(self, config: "PreTrainedConfig") -> "PreTrainedConfig":
+        """Give a base's config, before the model is built, the RoPE that the adapter was trained with; in place."""
+        config.rope_parameters, config.max_position_embeddings = dict(self.rope), self.context
+        return config
+
     def check_rope(self, folder: str | Path, config: "PreTrainedConfig") -> None:
         """Refuse to answer with another RoPE than the adapter was trained with.
 

@@ -11,7 +11,14 @@ import xxhash
 from shridhar_ft.adapter_base import AdapterBase
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError, first_line
-from shridhar_ft.model.build import grow_vocabulary, load_model, safetensors_hash, update_hash, weights_hash
+from shridhar_ft.model.build import (
+    cast_weights,
+    grow_vocabulary,
+    load_model,
+    safetensors_hash,
+    update_hash,
+    weights_hash,
+)
 from shridhar_ft.model.quantized import Quantization, dequantize, quantize, quantized_layers
 from shridhar_ft.tokenizer import brings_tokens
 from shridhar_ft.weights import Weights
@@ -31,33 +38,21 @@ def attach(model: "PreTrainedModel", tuning: Tuning, grown: bool) -> "PeftModel"
         grown: Whether the tokenizer brought new tokens: their rows have to be trained.
 
     Raises:
-        UserError: A target is the output head, or no module has that name.
+        UserError: A target is the output head, is trained whole already, or no module has that name.
     """
     from peft import LoraConfig, get_peft_model
-    from torch.nn import Linear
 
     names = dict(model.named_modules())
     embeddings = _name_of(model.get_input_embeddings(), names)
     head = _name_of(model.get_output_embeddings(), names)
-    if isinstance(tuning.targets, list):
-        for target in tuning.targets:
-            if target == head:
-                raise UserError(
-                    f"targets: '{target}' is the output head, and the loss is computed from its weight directly, so an "
-                    "adapter on it would never be trained; take it out (train_embeddings trains an untied head whole)"
-                )
-            if target == embeddings and model.config.tie_word_embeddings:
-                raise UserError(
-                    f"targets: '{target}' is tied to the output head, and merging an adapter on it would change the "
-                    "head too; take it out (train_embeddings trains both whole)"
-                )
-            if not any(name.split(".")[-1] == target for name in names):
-                linear = sorted({n.split(".")[-1] for n, m in names.items() if isinstance(m, Linear)} - {head})
-                raise UserError(f"targets: no module is called '{target}'; linear ones here: {', '.join(linear)}")
-    whole = grown if tuning.train_embeddings == "auto" else tuning.train_embeddings
     tied = bool(model.config.tie_word_embeddings)
-    norms = sorted({name.split(".")[-1] for name, m in names.items() if type(m).__name__.endswith("Norm")})
-    saved = [*(([embeddings] if tied else [embeddings, head]) if whole else []), *(norms if tuning.train_norms else [])]
+    whole = grown if tuning.train_embeddings == "auto" else tuning.train_embeddings
+    if isinstance(tuning.targets, list):
+        why = "train_embeddings" if tuning.train_embeddings is True else "the tokenizer brought new tokens"
+        _check_targets(tuning.targets, names, embeddings, head, tied, why if whole else None)
+    norms = sorted({_last(name) for name, m in names.items() if type(m).__name__.endswith("Norm")})
+    ends = [_last(embeddings)] if tied else [_last(embeddings), _last(head)]
+    saved = [*(ends if whole else []), *(norms if tuning.train_norms else [])]
     config = LoraConfig(
         r=tuning.rank,
         lora_alpha=tuning.alpha,
@@ -75,8 +70,59 @@ def attach(model: "PreTrainedModel", tuning: Tuning, grown: bool) -> "PeftModel"
         raise UserError(f"targets: {first_line(error)}; name linear layers, or all-linear") from error
 
 
+def _check_targets(
+    targets: list[str],
+    names: dict[str, "torch.nn.Module"],
+    embeddings: str,
+    head: str,
+    tied: bool,
+    whole: str | None,
+) -> None:
+    """Refuse what an adapter would be useless or wrong on, and what is not there, by the name that was given.
+
+    Args:
+        targets: Of the recipe.
+        names: All modules.
+        embeddings: Whole name of the embeddings.
+        head: Of the output head.
+        tied: Whether these two share one weight.
+        whole: Why the embeddings are trained whole; None where they are not.
+    """
+    from torch.nn import Linear
+
+    for target in targets:
+        meant = _meant(target, names)
+        if head in meant:
+            raise UserError(
+                f"targets: '{target}' is the output head, and the loss is computed from its weight directly, so an "
+                "adapter on it would never be trained; take it out (train_embeddings trains an untied head whole)"
+            )
+        if embeddings in meant and tied:
+            raise UserError(
+                f"targets: '{target}' is tied to the output head, and merging an adapter on it would change the "
+                "head too; take it out (train_embeddings trains both whole)"
+            )
+        if embeddings in meant and whole:  # peft would train the copy, and the adapter on it never
+            raise UserError(
+                f"targets: '{target}' would get an adapter, and is trained whole already ({whole}); take it out, or "
+                "set train_embeddings to false"
+            )
+        if not meant:
+            linear = sorted({_last(name) for name, m in names.items() if isinstance(m, Linear)} - {_last(head)})
+            raise UserError(f"targets: no module is called '{target}'; linear ones here: {', '.join(linear)}")
+
+
+def _meant(target: str, names: dict[str, "torch.nn.Module"]) -> set[str]:
+    """The modules that a target names as peft takes it: by the whole name, or by its last parts."""
+    return {name for name in names if name and (name == target or name.endswith(f".{target}"))}
+
+
 def _name_of(module: "torch.nn.Module", names: dict[str, "torch.nn.Module"]) -> str:
-    return next(name for name, found in names.items() if found is module).split(".")[-1]
+    return next(name for name, found in names.items() if found is module)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def load_adapter(model: "PreTrainedModel", folder: str, trainable: bool) -> "PeftModel":
@@ -126,6 +172,7 @@ def load_weights(
     keep_last: bool = False,
     quantization: Quantization | None = None,
     device: "torch.device | None" = None,
+    as_trained: bool = False,
 ) -> tuple["PreTrainedModel | PeftModel", bool, str]:
     """Load a base and merge its adapters in order, each onto the base that it was trained on.
 
@@ -141,15 +188,21 @@ def load_weights(
         keep_last: Leave the last adapter attached and trainable instead of merging it.
         quantization: Quantise the result, for a fresh adapter on it.
         device: Where layers are quantised (default: the CPU); the model stays on the CPU unless one is.
+        as_trained: Whether the config has to have the RoPE that the last adapter was trained with: so wherever the
+            model answers, while a stage that goes on from it gives it another.
 
     Returns:
         The model, whether the tokenizer brought new tokens, and the hash of the base as it was before any adapter.
 
     Raises:
-        UserError: An adapter belongs to another base.
+        UserError: An adapter belongs to another base, or was trained with another RoPE.
     """
     import torch
     from transformers import AutoConfig
+
+    last = AdapterBase.read(weights.adapters[-1]) if as_trained and weights.adapters else None
+    if last is not None:
+        last.check_rope(weights.adapters[-1], config)
 
     device = device or torch.device("cpu")
     stored = AutoConfig.from_pretrained(weights.base, revision=weights.revision).get_text_config()
@@ -172,7 +225,7 @@ def load_weights(
             if not kept:
                 model = dequantize(model, plain)
         if dtype != "auto":
-            model = model.to(dtype)
+            model = cast_weights(model, dtype)
         model = load_adapter(model, folder, trainable=kept)
         if not kept:
             model = merged(model)
@@ -180,7 +233,7 @@ def load_weights(
     if quantization is not None:
         model = quantize(model, quantization, device)
     if dtype != "auto":
-        model = model.to(dtype)
+        model = cast_weights(model, dtype)
     return model, grown, base_hash
 
 

@@ -592,7 +592,7 @@ def doctor(
     ] = None,
     overrides: Overrides = None,
     parity: Annotated[
-        bool, typer.Option("--parity", help="Train a tiny model under every engine and compare (ten minutes or more).")
+        bool, typer.Option("--parity", help="Train a tiny model under every engine and compare (five minutes or more).")
     ] = False,
     steps: Annotated[int, typer.Option(min=1, help="With --parity: optimizer steps that are compared.")] = 10,
     precision: Annotated[str, typer.Option(help="With --parity: fp32 or bf16.")] = "fp32",

@@ -51,7 +51,8 @@ class Tuning(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """LoRA dropout (probability)."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
-    """Names of the modules that get adapters; all-linear is every linear layer but the head."""
+    """Names of the modules that get adapters, or the last parts of them (q_proj, layers.0.self_attn.q_proj);
+    all-linear is every linear layer but the head."""
     train_embeddings: bool | Literal["auto"] = "auto"
     """LoRA: train embeddings (and an untied head) whole; auto does where the tokenizer grew the vocabulary."""
     train_norms: bool = False

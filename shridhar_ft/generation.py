@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from shridhar_ft.errors import UserError, first_line
+from shridhar_ft.model.build import refuse_pickles
 from shridhar_ft.model.rope_receipt import need_certified_rope, need_rope
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.tokenizer import load_tokenizer
@@ -83,9 +84,10 @@ class TransformersEngine:
         hush_libraries()
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        refuse_pickles(folder)
         need_certified_rope(folder)
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+            loaded = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise UserError(
                 f"{folder}: no model can be read there ({first_line(error)}); copy its files again, or export it anew"
@@ -254,7 +256,7 @@ def model_at(what: str, open_run: Callable[[Path], Any]) -> Path:
         open_run: Checks a run folder.
 
     Raises:
-        UserError: None of them, or the run has exported nothing yet.
+        UserError: None of them, its weights are pickled, or the run has exported nothing yet.
     """
     path = Path(what)
     if path.suffix == ".gguf":
@@ -262,6 +264,7 @@ def model_at(what: str, open_run: Callable[[Path], Any]) -> Path:
             raise UserError(f"{what}: there is no such file; name a GGUF, a run folder or a folder with config.json")
         return path
     if (path / "config.json").is_file():
+        refuse_pickles(path)
         return path
     if (path / "model" / "config.json").is_file():  # an export's own folder
         return path / "model"

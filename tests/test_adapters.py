@@ -11,7 +11,8 @@ from shridhar_ft.adapters import adapter_hash, attach, load_adapter, load_weight
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError
 from shridhar_ft.model.build import grow_vocabulary, safetensors_hash, weights_hash
-from shridhar_ft.model.quantized import Quantization, quantize, quantized_layers, rounded, set_compute_dtype
+from shridhar_ft.model.quantized import Quantization, dequantize, quantize, quantized_layers, rounded, set_compute_dtype
+from shridhar_ft.model.rope import check_rope
 from shridhar_ft.weights import Weights
 
 IDS = torch.arange(5, 45)[None]
@@ -90,6 +91,41 @@ def test_adapters_are_merged_in_their_order(llama, tokenizer, tmp_path: Path) ->
 def test_the_output_head_is_no_target(llama) -> None:
     with pytest.raises(UserError, match="'lm_head' is the output head"):
         attach(llama(), Tuning(method="lora", targets=["q_proj", "lm_head"]), grown=False)
+
+
+@pytest.mark.parametrize(
+    ("target", "adapted"),
+    [
+        ("self_attn.q_proj", {"model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"}),
+        ("layers.0.self_attn.q_proj", {"model.layers.0.self_attn.q_proj"}),
+        ("model.layers.1.mlp.up_proj", {"model.layers.1.mlp.up_proj"}),
+    ],
+)
+def test_a_target_may_be_named_by_more_than_its_last_part(llama, target: str, adapted: set[str]) -> None:
+    model = attach(llama(), Tuning(method="lora", targets=[target]), grown=False)
+    names = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert {name.removeprefix("base_model.model.") for name in names} == adapted
+
+
+def test_a_head_or_tied_embeddings_named_in_full_are_refused_by_that_name(llama) -> None:
+    with pytest.raises(UserError, match=r"'model\.embed_tokens' is tied to the output head"):
+        attach(llama(), Tuning(method="lora", targets=["model.embed_tokens"]), grown=False)
+    model = llama()
+    model.outer, model.lm_head = torch.nn.Module(), torch.nn.Identity()
+    model.outer.head = torch.nn.Linear(32, 600, bias=False)
+    model.get_output_embeddings = lambda: model.outer.head
+    with pytest.raises(UserError, match=r"'outer\.head' is the output head"):
+        attach(model, Tuning(method="lora", targets=["outer.head"]), grown=False)
+
+
+@pytest.mark.parametrize(
+    ("grown", "train_embeddings", "why"), [(False, True, "train_embeddings"), (True, "auto", "brought new tokens")]
+)
+def test_a_target_that_is_trained_whole_is_refused(llama, grown: bool, train_embeddings: bool | str, why: str) -> None:
+    for target in ("embed_tokens", "model.embed_tokens"):
+        tuning = Tuning(method="lora", targets=["q_proj", target], train_embeddings=train_embeddings)
+        with pytest.raises(UserError, match=rf"'{target}' would get an adapter, .*{why}.*take it out, or set"):
+            attach(llama(tie_word_embeddings=False), tuning, grown)
 
 
 def test_an_unknown_target_is_told_with_those_that_exist(llama) -> None:
@@ -237,6 +273,45 @@ def test_a_quantised_layer_gives_gradients_and_keeps_its_bytes(llama) -> None:
     assert all(torch.equal(a, b.weight.data) for a, b in zip(before, quantized_layers(model), strict=True))
 
 
+@pytest.mark.parametrize("how", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", [{}, {"rslora": True}, {"dora": True}], ids=str)
+def test_every_kind_of_adapter_trains_on_a_quantised_base_as_on_its_rounded_weights(
+    llama, how: str, kind: dict
+) -> None:
+    losses: list[list[float]] = []
+    for rounds in (False, True):
+        model = quantize(llama(), Quantization(how, double=how == "nf4"), torch.device("cpu"))
+        set_compute_dtype(model, torch.float32)
+        if rounds:
+            model = dequantize(model, torch.float32)
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            model = attach(model, Tuning(method="qlora", rank=2, **kind), grown=False)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        losses.append([])
+        for _ in range(4):
+            loss = model(IDS, use_cache=False, labels=IDS).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses[-1].append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(set(losses[0])) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("how", [None, Quantization("nf4"), Quantization("int8", double=False)], ids=str)
+def test_weights_in_half_precision_keep_the_frequencies_of_rope(
+    llama, tokenizer, saved_llama: Path, dtype: torch.dtype, how: Quantization | None
+) -> None:
+    start = Weights(str(saved_llama))
+    model, _, _ = load_weights(start, llama().config, tokenizer, "sdpa", dtype, quantization=how)
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert check_rope(model, llama().config, 128)[2]
+    assert {p.dtype for p in model.parameters() if p.is_floating_point()} == {dtype}
+    assert torch.isfinite(logits(model)).all()
+
+
 def written_adapter(llama, tokenizer, folder: Path) -> tuple[Weights, str]:
     """A base and an adapter with its base.json, on disk."""
     base = llama()
@@ -279,6 +354,17 @@ def test_an_adapter_under_another_rope_is_refused(llama, tokenizer, tmp_path: Pa
     config.rope_parameters = {**config.rope_parameters, "rope_theta": 5e5}
     with pytest.raises(UserError, match="was trained with the RoPE"):
         own.check_rope(tmp_path / "adapter", config)
+
+
+def test_what_answers_has_the_rope_that_its_last_adapter_was_trained_with(llama, tokenizer, tmp_path: Path) -> None:
+    weights, _ = written_adapter(llama, tokenizer, tmp_path)
+    config = llama().config
+    config.rope_parameters = {**config.rope_parameters, "rope_theta": 5e5}
+    asked = (weights, config, tokenizer, "sdpa", torch.float32)
+    with pytest.raises(UserError, match="was trained with the RoPE"):
+        load_weights(*asked, as_trained=True)
+    model, _, _ = load_weights(*asked)  # as a longer stage begins
+    assert model.config.rope_parameters["rope_theta"] == 5e5
 
 
 def test_a_damaged_base_file_is_named(tmp_path: Path) -> None:

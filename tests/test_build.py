@@ -1,13 +1,19 @@
 """Building and loading: what is refused by name, and hashes that see the same weights on disk and in memory."""
 
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from shridhar_ft.adapters import load_weights
 from shridhar_ft.config import Model, Sparse, load_recipe
 from shridhar_ft.errors import UserError
+from shridhar_ft.evaluation.hf_reader import open_folder
+from shridhar_ft.export.merge_stream import plan_merge
+from shridhar_ft.export.run import open_run
+from shridhar_ft.generation import TransformersEngine, model_at
 from shridhar_ft.model.attention import choose_attention
 from shridhar_ft.model.build import (
     base_config,
@@ -21,6 +27,7 @@ from shridhar_ft.model.build import (
 )
 from shridhar_ft.model.isolation import probe_isolation
 from shridhar_ft.model.rope import check_rope
+from shridhar_ft.weights import Weights
 
 
 @pytest.mark.parametrize(
@@ -108,6 +115,32 @@ def test_a_download_that_broke_off_is_refused_in_one_sentence(llama, saved_llama
     with pytest.raises(UserError, match="give a folder with whole safetensors") as error:
         load_model(saved_llama, llama().config, "sdpa", torch.float32)
     assert str(saved_llama) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_base_in_a_pickle_is_refused_unopened(llama, tokenizer, saved_llama: Path, tmp_path: Path) -> None:
+    (saved_llama / "model.safetensors").unlink()
+    tokenizer.save_pretrained(saved_llama)
+
+    class Harm:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "harmed",)
+
+    (saved_llama / "pytorch_model.bin").write_bytes(pickle.dumps({"model.norm.weight": Harm()}))
+    for act in (
+        lambda: load_model(saved_llama, llama().config, "sdpa", torch.float32),
+        lambda: load_weights(Weights(str(saved_llama)), llama().config, tokenizer, "sdpa", torch.float32),
+        lambda: plan_merge(Weights(str(saved_llama)), llama().config, tokenizer),
+        lambda: model_at(str(saved_llama), open_run),
+        lambda: open_folder(saved_llama, "it"),
+    ):
+        with pytest.raises(
+            UserError, match=r"its weights are pickled \(pytorch_model\.bin\).* write them once"
+        ) as error:
+            act()
+        assert "\n" not in str(error.value)
+    with pytest.raises(OSError, match="safetensors"):
+        TransformersEngine(saved_llama)
+    assert not (tmp_path / "harmed").exists()
 
 
 def test_a_base_on_this_disk_is_known_by_its_contents(saved_llama: Path) -> None:

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from run_folders import half_run
 from transformers import AutoTokenizer
 
+import shridhar_ft
 from shridhar_ft.adapter_base import AdapterBase
 from shridhar_ft.adapters import attach
 from shridhar_ft.cli import run_command
@@ -218,7 +220,7 @@ def test_a_run_at_work_is_not_exported(kind: str, tmp_path: Path, monkeypatch, c
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("harm", ["gone base", "another base", "no tensors", "another RoPE"])
+@pytest.mark.parametrize("harm", ["gone base", "another base", "no tensors"])
 def test_a_bad_adapter_ends_in_a_sentence(adapter: Path, llama, harm: str, capsys, monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     base = adapter.parent / "base"
@@ -226,12 +228,8 @@ def test_a_bad_adapter_ends_in_a_sentence(adapter: Path, llama, harm: str, capsy
         shutil.rmtree(base)
     elif harm == "another base":
         llama(seed=1).save_pretrained(base)
-    elif harm == "no tensors":
-        (adapter / "adapter_model.safetensors").unlink()
     else:
-        config = json.loads((base / "config.json").read_text())
-        config["rope_parameters"]["rope_theta"] = 5e5
-        (base / "config.json").write_text(json.dumps(config))
+        (adapter / "adapter_model.safetensors").unlink()
     before = files(adapter.parent)
     assert run_command(["export", str(adapter)]) == 2
     told = capsys.readouterr().err.strip()
@@ -248,6 +246,40 @@ def test_a_wrong_setting_is_refused_before_anything(adapter: Path, override: str
     assert run_command(["export", str(adapter), override]) == 2
     assert override.split("=")[0].split(".")[1][:2] in capsys.readouterr().err
     assert files(adapter.parent) == before
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_an_adapter_of_the_library_under_a_longer_context_is_exported_under_it(
+    llama, tokenizer, tmp_path: Path, method: str
+) -> None:
+    llama().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    quantization = "nf4" if method == "qlora" else None
+    model = shridhar_ft.load(tmp_path / "base", context=512, rope={"type": "yarn"}, quantization=quantization)
+    trained = shridhar_ft.attach(model, method=method, rank=2)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05
+    shridhar_ft.save_adapter(trained, tmp_path / "adapter")
+    assert run_command(["export", str(tmp_path / "adapter")]) == 0
+    certificate = json.loads((tmp_path / "export" / "certificate.json").read_text())
+    assert certificate["ok"] and certificate["measured"]["tokens"] == 512
+    whole = shridhar_ft.load(tmp_path / "export" / "model")
+    assert whole.config.rope_parameters == trained.get_base_model().config.rope_parameters
+    assert (whole.config.max_position_embeddings, whole.config.rope_parameters["factor"]) == (512, 4.0)
+    ids = np.random.default_rng(1).integers(0, 600, 512)
+    assert shridhar_ft.certify(trained, whole, ids, 128)["ok"]
+
+
+def test_an_adapter_keeps_its_rope_where_its_base_got_another(adapter: Path) -> None:
+    file = adapter.parent / "base" / "config.json"
+    config = json.loads(file.read_text())
+    own = config["rope_parameters"].copy()
+    config["rope_parameters"]["rope_theta"] = 5e5
+    file.write_text(json.dumps(config))
+    assert run_command(["export", str(adapter)]) == 0
+    assert json.loads((adapter.parent / "export" / "model" / "config.json").read_text())["rope_parameters"] == own
 
 
 def test_a_half_written_run_is_refused(tmp_path: Path, capsys, monkeypatch) -> None:

@@ -1,35 +1,67 @@
-"""Engines agree with one process: a few cells of the parity matrix, and sums over unequal numbers of valid tokens."""
+"""The parity matrix: every engine agrees with one process, or refuses with the reason."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from shridhar_ft.data.windows import load_windows
-from shridhar_ft.doctor.parity import STAGE, Cell, as_json, parity, table
+from shridhar_ft.doctor.parity import ENGINES, METHODS, STAGE, Cell, Trial, _train, as_json, parity, table, write_recipe
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+slow = [pytest.mark.slow, pytest.mark.timeout(3600)]
+STEPS = 10
 
 
-def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    # The rest of the matrix is `shridhar-ft doctor --parity`.
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Cell], list[str]]:
+    """The whole of it, trained once: its folder, its cells, and what was said of them."""
+    folder = tmp_path_factory.mktemp("parity")
     said: list[str] = []
-    cells = parity(tmp_path, said.append, steps=3, methods=["full"], engines=["DDP", "ZeRO-3", "Ulysses"])
-    found = {(cell.engine, cell.data): cell for cell in cells}
-    assert len(found) == len(said) == 7
-    windows, _ = load_windows(tmp_path / "runs" / "full-ddp-single" / "stages" / STAGE / "windows" / "train")
-    assert len({len(row) for row in windows["input_ids"]}) > 5, "ranks and micro-batches have unequal valid tokens"
-    for cell in cells:
-        refused = cell.engine == "Ulysses" and cell.data == "packed"
-        assert cell.verdict == ("refused" if refused else "equal"), "\n".join(said)
-        assert refused or cell.isolation is True
-    assert "several documents share a window" in found["Ulysses", "packed"].why
-    assert as_json(cells)["ok"]
+    return folder, parity(folder, said.append, STEPS), said
 
 
-def test_an_adapter_on_four_bits_trains_alike_under_zero(tmp_path: Path) -> None:
-    cells = parity(tmp_path, print, steps=3, methods=["qlora"], engines=["ZeRO-2"])
-    assert [cell.verdict for cell in cells] == ["equal", "equal"], "\n".join(table(cells))
-    assert cells[1].loss is not None and cells[1].loss < 1e-5
+class TestMatrix:
+    pytestmark = slow
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("method", METHODS)
+    def test_first_losses_and_gradient_norms_are_those_of_one_process(self, matrix, method: str, engine: str) -> None:
+        folder, cells, said = matrix
+        data = "single" if engine == "Ulysses" else "packed"
+        cell = next(c for c in cells if (c.method, c.engine, c.data) == (method, engine, data))
+        assert (cell.verdict, cell.isolation) == ("equal", True), "\n".join(said)
+        assert cell.loss is not None and cell.loss < 1e-5
+        lines = (folder / "runs" / Trial(method, engine, data).name / "stages" / STAGE / "metrics.jsonl").read_text()
+        logged = [line for line in map(json.loads, lines.splitlines()) if "loss" in line]
+        assert len(logged) == STEPS
+        assert logged[0]["loss"] != logged[-1]["loss"], "nothing was trained, so nothing was compared"
+
+    def test_ranks_with_unequal_numbers_of_valid_tokens_agree_too(self, matrix) -> None:
+        folder, cells, said = matrix
+        rows, _ = load_windows(folder / "runs" / "full-ddp-single" / "stages" / STAGE / "windows" / "train")
+        assert len({len(row) for row in rows["input_ids"]}) > 5
+        cell = next(c for c in cells if (c.engine, c.data) == ("DDP", "single"))
+        assert cell.verdict == "equal", "\n".join(said)
+
+    def test_packed_windows_under_ulysses_are_refused_with_the_reason(self, matrix) -> None:
+        _, cells, said = matrix
+        assert [(c.engine, c.data) for c in cells if c.verdict == "refused"] == [("Ulysses", "packed")]
+        assert "several documents share a window" in next(c.why for c in cells if c.verdict == "refused")
+        assert as_json(cells)["ok"]
+        assert len(cells) == len(said) == len({(c.method, c.engine, c.data) for c in cells}) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_run_that_fails_does_not_take_those_behind_it_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_recipe("packed", 1, "fp32")
+    bad, good = Trial("full", "one process", "packed"), Trial("lora", "one process", "packed")
+    (tmp_path / "runs" / bad.name / "stages").mkdir(parents=True)
+    (tmp_path / "runs" / bad.name / "stages" / STAGE).write_text("in the way of its folder")
+    (_, failed, why), (_, well, _) = _train("one process", [bad, good])
+    assert failed == 1 and "its log: " in why
+    assert well == 0
 
 
 def test_the_table_tells_a_difference_from_an_agreement() -> None:

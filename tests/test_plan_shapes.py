@@ -119,3 +119,15 @@ def test_adapters_are_counted_as_peft_makes_them(targets, dora: bool) -> None:
     rows = sum(out for name, (_, out) in shape.linears.items() if targets == "all-linear" or name in targets)
     made = sum(p.numel() for p in model.parameters() if p.requires_grad) + (shape.layers * rows if dora else 0)
     assert shape.adapters(4, targets, dora) == made
+
+
+@pytest.mark.parametrize("targets", [["self_attn.q_proj", "mlp.down_proj"], ["layers.0.self_attn.q_proj", "up_proj"]])
+def test_targets_named_by_more_than_their_last_part_are_counted_too(targets: list[str]) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(
+        meta(CONFIG_MAPPING["qwen2"](**SMALL | TOKENS)), LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM")
+    )
+    shape = shape_of({"model_type": "qwen2", **SMALL})
+    assert shape is not None
+    assert shape.adapters(4, targets) == sum(p.numel() for p in model.parameters() if p.requires_grad)

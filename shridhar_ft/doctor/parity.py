@@ -2,10 +2,10 @@
 
     full, LoRA, QLoRA  ×  one process, DDP, ZeRO-2, ZeRO-3, Ulysses
 
-Each cell is a real training: `accelerate launch -m shridhar_ft.pretrain` on a small recipe, its first losses and
-gradient norms read from metrics.jsonl. A step reads four windows everywhere: 4 × 1 in one process, 2 × 1 × 2 in two,
-and 1 × 4 where two processes share each window. Windows are packed; for Ulysses, which a CPU has without packing only,
-they hold one document each, in both of the runs that are compared.
+Each cell is a real training, as `accelerate launch -m shridhar_ft.pretrain` does it on a small recipe, its first losses
+and gradient norms read from metrics.jsonl; the runs of an engine share one launch. A step reads four windows
+everywhere: 4 × 1 in one process, 2 × 1 × 2 in two, and 1 × 4 where two processes share each window. Windows are packed;
+for Ulysses, which a CPU has without packing only, they hold one document each, in both of the runs that are compared.
 """
 
 import json
@@ -22,9 +22,10 @@ from typing import Any
 import yaml
 
 from shridhar_ft.config import load_recipe
+from shridhar_ft.errors import UserError
 from shridhar_ft.preparation import prepare
 from shridhar_ft.progress import quiet
-from shridhar_ft.runfolder import read_json, run_folder
+from shridhar_ft.runfolder import read_json, run_folder, write_json
 from shridhar_ft.shipped import shipped
 
 METHODS = ("full", "lora", "qlora")
@@ -69,6 +70,34 @@ class Cell:
         return self.verdict in ("equal", "refused") and self.isolation is not False
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A run that one cell is read from."""
+
+    method: str
+    engine: str
+    data: str
+    """`packed` or `single`."""
+
+    @property
+    def name(self) -> str:
+        """Of its run folder."""
+        return f"{self.method}-{self.engine.lower().replace(' ', '-')}-{self.data}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """Its command line."""
+        several = {"one process": (WINDOWS, 1), "Ulysses": (1, WINDOWS)}
+        size, accumulated = several.get(self.engine, (1, WINDOWS // 2))
+        return [
+            f"{self.data}.yaml",
+            f"name={self.name}",
+            f"train.method={self.method}",
+            f"train.batch_size={size}",
+            f"train.gradient_accumulation={accumulated}",
+        ]
+
+
 def parity(
     folder: Path,
     say: Callable[[str], None],
@@ -77,7 +106,7 @@ def parity(
     methods: Sequence[str] = METHODS,
     engines: Sequence[str] = tuple(ENGINES),
 ) -> list[Cell]:
-    """Train every combination and compare.
+    """Train every combination and compare; each engine is started once, and trains its runs in turn.
 
     Args:
         folder: An empty folder that the runs go into.
@@ -88,97 +117,106 @@ def parity(
         engines: Names of ENGINES; `one process` is what they are compared with, and always run.
     """
     cells = []
+    references: dict[tuple[str, str], list[tuple[float, float]]] = {}
     with chdir(folder):
         for data in ("packed", "single"):
             write_recipe(data, steps, precision)
-        for method in methods:
-            references: dict[str, list[tuple[float, float]]] = {}
-            for engine in dict.fromkeys(("one process", *engines)):
-                for data in _data_for(engine, method, "Ulysses" in engines):
-                    cell = _cell(method, engine, data, steps, precision, references)
-                    cells.append(cell)
-                    say(_line(cell))
+        for engine in dict.fromkeys(("one process", *engines)):
+            for trial, status, why in _train(engine, _trials(engine, methods, "Ulysses" in engines)):
+                cell = _cell(trial, status, why, steps, precision, references)
+                cells.append(cell)
+                say(_line(cell))
     return cells
 
 
-def _data_for(engine: str, method: str, with_single: bool) -> Iterator[str]:
-    """Which windows an engine is tried on.
+def _trials(engine: str, methods: Sequence[str], with_single: bool) -> list[Trial]:
+    """What an engine is tried on.
 
     Windows of one document each are of unequal lengths, so that means of micro-batches or ranks would show: DDP has
-    them too. That Ulysses refuses packed ones is shown once.
+    them too. That Ulysses refuses packed ones is shown once, and last: a refusal ends the launch.
     """
+    first = methods[0]
     if engine == "Ulysses":
-        yield from ("single", "packed") if method == "full" else ("single",)
-    elif with_single and (engine == "one process" or (engine == "DDP" and method == "full")):
-        yield from ("packed", "single")
-    else:
-        yield "packed"
+        return [*(Trial(method, engine, "single") for method in methods), Trial(first, engine, "packed")]
+    single = [*methods] if engine == "one process" else [first] if engine == "DDP" else []
+    return [
+        *(Trial(method, engine, "packed") for method in methods),
+        *(Trial(method, engine, "single") for method in single if with_single),
+    ]
 
 
 def _cell(
-    method: str,
-    engine: str,
-    data: str,
+    trial: Trial,
+    status: int,
+    why: str,
     steps: int,
     precision: str,
-    references: dict[str, list[tuple[float, float]]],
+    references: dict[tuple[str, str], list[tuple[float, float]]],
 ) -> Cell:
-    name = f"{method}-{engine.lower().replace(' ', '-')}-{data}"
-    status, why = _train(f"{data}.yaml", name, method, engine)
-    if status == 2:
-        return Cell(method, engine, data, "refused", why=why)
+    def told(verdict: str, why: str = "", **found: float | bool) -> Cell:
+        return Cell(trial.method, trial.engine, trial.data, verdict, why=why, **found)  # type: ignore[arg-type]
+
     if status != 0:
-        return Cell(method, engine, data, "failed", why=why)
-    found = _figures(name)
+        return told("refused" if status == UserError.status else "failed", why)
+    found = _figures(trial.name)
     if len(found) != steps:
-        return Cell(method, engine, data, "failed", why=f"{len(found)} of {steps} steps were logged")
-    isolation = bool(read_json(Path("runs") / name / "stages" / STAGE / "receipts" / "isolation.json")["ok"])
-    if engine == "one process":
-        references[data] = found
-        return Cell(method, engine, data, "equal", 0.0, 0.0, isolation=isolation)
-    if data not in references:
-        return Cell(method, engine, data, "failed", why="the run of one process that it is compared with failed")
+        return told("failed", f"{len(found)} of {steps} steps were logged")
+    receipts = Path("runs") / trial.name / "stages" / STAGE / "receipts"
+    isolation = bool(read_json(receipts / "isolation.json")["ok"])
+    if trial.engine == "one process":
+        references[trial.method, trial.data] = found
+        return told("equal", loss=0.0, norm=0.0, isolation=isolation)
+    reference = references.get((trial.method, trial.data))
+    if reference is None:
+        return told("failed", "the run of one process that it is compared with failed")
     loss, norm = (
-        max(abs(own[i] - other[i]) / abs(other[i]) for own, other in zip(found, references[data], strict=True))
-        for i in (0, 1)
+        max(abs(own[i] - other[i]) / abs(other[i]) for own, other in zip(found, reference, strict=True)) for i in (0, 1)
     )
     limits = TOLERANCES[precision]
     verdict = "equal" if loss <= limits[0] and norm <= limits[1] else "differs"
-    return Cell(method, engine, data, verdict, loss, norm, isolation=isolation)
+    return told(verdict, loss=loss, norm=norm, isolation=isolation)
 
 
-def _train(recipe: str, name: str, method: str, engine: str) -> tuple[int, str]:
-    """Train one run through accelerate's launcher; the true status, and what it said where it is not 0."""
+def _train(engine: str, trials: list[Trial]) -> Iterator[tuple[Trial, int, str]]:
+    """Train the runs of an engine; the true status of each, and what it said where that is not 0."""
+    for trial in trials:
+        prepare(load_recipe(trial.arguments[0], trial.arguments[1:]), run_folder(trial.name), quiet)
+    waiting = list(trials)
+    while waiting:  # once, but for a run that failed: those behind it get a launch of their own
+        log = _launch(engine, waiting)
+        while waiting:
+            trial = waiting.pop(0)
+            file = Path("runs") / trial.name / "status.json"
+            left = read_json(file) if file.is_file() else {}
+            status = left.get("status")
+            if status is None:  # not even a sentence: a traceback, or killed
+                last = (log.read_text(encoding="utf-8").strip().splitlines() or ["no word of its own"])[-1]
+                yield trial, 1, f"{last} (its log: {log.resolve()})"
+                break
+            yield trial, status, left["message"] if status else ""
+            if status:
+                break
+
+
+def _launch(engine: str, trials: list[Trial]) -> Path:
+    """Start the engine's processes through accelerate's launcher for these runs; the log of what they said."""
     config = shipped(f"accelerate_configs/{ENGINES[engine]}.yaml")
-    several = {"one process": (WINDOWS, 1), "Ulysses": (1, WINDOWS)}
-    size, accumulated = several.get(engine, (1, WINDOWS // 2))
-    overrides = [
-        f"name={name}",
-        f"train.method={method}",
-        f"train.batch_size={size}",
-        f"train.gradient_accumulation={accumulated}",
-    ]
-    prepare(load_recipe(recipe, overrides), run_folder(name), quiet)
+    file = Path(f"{trials[0].name}.json")
+    write_json(file, [trial.arguments for trial in trials])
     done = subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--quiet"),
             *("--num_cpu_threads_per_process", "1", "--main_process_port", "0"),
-            *("-m", "shridhar_ft.pretrain", recipe, *overrides),
+            *("-m", "shridhar_ft.doctor.several", str(file)),
         ],
         capture_output=True,
         text=True,
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         check=False,
     )
-    Path(f"{name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
-    if done.returncode == 0:
-        return 0, ""
-    file = Path("runs") / name / "status.json"
-    left = read_json(file) if file.is_file() else {}
-    if left.get("status"):
-        return int(left["status"]), left["message"]
-    last = (done.stderr.strip().splitlines() or ["no word of its own"])[-1]
-    return 1, f"{last} (its log: {Path(f'{name}.log').resolve()})"
+    log = file.with_suffix(".log")
+    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    return log
 
 
 def _figures(name: str) -> list[tuple[float, float]]:

@@ -260,7 +260,7 @@ def _open_weights(recipe: Recipe, run: Run, weights: Weights, stage: int, name: 
     device, dtype = _place()
     kernel = choose_attention(recipe.model, config, device, half=dtype != torch.float32).implementation
     claimed = type(config)(**config.to_dict())
-    model, _, _ = load_weights(weights, config, tokenizer, kernel, dtype)
+    model, _, _ = load_weights(weights, config, tokenizer, kernel, dtype, as_trained=True)
     need_rope(model, claimed, int(claimed.max_position_embeddings))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

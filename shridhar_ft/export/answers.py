@@ -78,7 +78,9 @@ def trained_answers(
 
     # SDPA in float32 on every device: FlashAttention takes no float32, and one kernel should judge all artefacts.
     keep = bool(weights.adapters)
-    model, _, _ = load_weights(weights, _copy(config), tokenizer, "sdpa", torch.float32, keep_last=keep)
+    model, _, _ = load_weights(
+        weights, _copy(config), tokenizer, "sdpa", torch.float32, keep_last=keep, as_trained=True
+    )
     model = model.to(device())
     text, where = question.text, question.where
     trained = logits_at(model, text, where.all)

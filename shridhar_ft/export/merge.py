@@ -219,7 +219,7 @@ def _write_whole(merge: Merge, folder: Path, say: Callable[[str], None], reason:
     need_room(folder, parameters * getattr(torch, merge.dtype).itemsize, parameters, merge.gguf)
     need_whole(config, len(merge.text), device(), reason)
     say(f"export: merging in memory and not tensor by tensor: {reason}")
-    model, _, _ = load_weights(merge.weights, config, merge.tokenizer, "sdpa", torch.float32)
+    model, _, _ = load_weights(merge.weights, config, merge.tokenizer, "sdpa", torch.float32, as_trained=True)
     model = model.to(getattr(torch, merge.dtype))
     model.generation_config = speak_like_trained(model.config, merge.tokenizer, merge.weights)
     model.save_pretrained(folder / "model", max_shard_size=merge.shard_bytes)

@@ -392,8 +392,11 @@ def _export_adapter(folder: Path, wanted: Export, target: Path, say: Callable[[s
     base = stored.get("base_model_name_or_path")
     if not base:
         raise UserError(f"{folder / 'adapter_config.json'}: it names no base (base_model_name_or_path); add it")
-    model = Model(base=base, revision=stored.get("revision"))
+    own = AdapterBase.read(folder)
+    model = Model(base=base, revision=own.revision if own is not None else stored.get("revision"))
     config = base_config(model)
+    if own is not None:
+        own.put_rope(config)
     source = folder if (folder / "tokenizer_config.json").is_file() else base
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -402,9 +405,6 @@ def _export_adapter(folder: Path, wanted: Export, target: Path, say: Callable[[s
             f"{source}: no tokenizer can be read there ({first_line(error)}); copy the one that the adapter "
             "was trained with beside it"
         ) from error
-    own = AdapterBase.read(folder)
-    if own is not None:
-        own.check_rope(folder, config)
     check_wanted(wanted, config, tokenizer)
     # Nobody says how long the texts of another program's adapter were.
     length = own.context if own is not None else min(int(config.max_position_embeddings), 4096)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shridhar_ft.errors import UserError, first_line
+from shridhar_ft.model.build import refuse_pickles
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,7 @@ class Stored:
             except SafetensorError as error:
                 raise UserError(f"{file}: it cannot be read ({first_line(error)}); copy it again") from error
         if not self.files:
+            refuse_pickles(folder)
             raise UserError(f"{folder}: no weights there (*.safetensors); give a folder with whole safetensors")
 
     def names(self) -> list[str]:

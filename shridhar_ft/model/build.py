@@ -2,7 +2,9 @@
 
 import difflib
 import inspect
+from collections.abc import Iterable
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,13 +174,15 @@ def load_model(
         revision: Commit on the Hub.
 
     Raises:
-        UserError: The weights are not there, or do not fit the config (a tensor missing, or of another shape).
+        UserError: The weights are not there or are pickled, or do not fit the config (a tensor missing, or of another
+            shape).
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     import shridhar_ft.model.interface  # noqa: F401 - registers its functions
 
+    refuse_pickles(source)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
@@ -186,13 +190,15 @@ def load_model(
             revision=revision,
             dtype=dtype,
             attn_implementation=attention,
+            use_safetensors=True,
             key_mapping=(renamed := text_names(source, revision)),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are told below, by name, and not as a traceback
         )
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{source}: no weights there ({first_line(error)}); give a folder with whole safetensors"
+            f"{source}: no weights there ({first_line(error)}); give a folder with whole safetensors, or a Hub id that "
+            "has them"
         ) from error
     # transformers fills missing tensors with random numbers and only logs it.
     if absent := sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ())):
@@ -201,6 +207,35 @@ def load_model(
         as_text_model(model)
     forget_lengths(model)
     return model
+
+
+def cast_weights(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedModel":
+    """Weights in another type, in place, quantised ones aside; buffers keep theirs.
+
+    `model.to(dtype)` rounds RoPE's frequencies too: in bf16, by a thousandth, far positions turn by whole radians.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def refuse_pickles(source: str | Path) -> None:
+    """Refuse a folder whose weights are pickles alone: to open one is to run whatever it names.
+
+    Raises:
+        UserError: They are.
+    """
+    folder = Path(source)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    if pickled:
+        raise UserError(
+            f"{source}: its weights are pickled ({pickled[0]}), and opening a pickle runs whatever it names; take the "
+            "base's safetensors, or, if you trust its maker, write them once by transformers' "
+            "from_pretrained(FOLDER, use_safetensors=False).save_pretrained(OTHER) and name OTHER"
+        )
 
 
 def grow_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -247,8 +282,13 @@ def _hash_while_unchanged(path: Path, size: int, mtime_ns: int) -> str:
 
 def weights_hash(model: "torch.nn.Module") -> str:
     """xxh3 over every parameter's name, type, shape and bytes, in the order of their names (tied ones once)."""
+    return parameters_hash(model.named_parameters())
+
+
+def parameters_hash(named: Iterable[tuple[str, "torch.Tensor"]]) -> str:
+    """`weights_hash` of some of a model's parameters."""
     digest = xxhash.xxh3_128()
-    for name, tensor in sorted(model.named_parameters()):
+    for name, tensor in sorted(named, key=itemgetter(0)):
         update_hash(digest, name, tensor)
     return digest.hexdigest()
 

@@ -98,7 +98,9 @@ def _int8_linear(layer: Any, hidden: torch.Tensor) -> torch.Tensor:  # noqa: ANN
     """
     from bitsandbytes.autograd._functions import MatMul8bitFp
 
-    if layer.weight.CB is not None:
+    # DoRA looks at the weight in every pass, by which peft makes a new parameter of it, without scales: those that
+    # the state has already are then the only ones.
+    if layer.weight.CB is not None and layer.weight.SCB is not None:
         layer.init_8bit_state()
     bias = None if layer.bias is None else layer.bias.to(hidden.dtype)
     return MatMul8bitFp.apply(hidden, layer.weight, None, bias, layer.state)
@@ -132,6 +134,12 @@ def unmarked(model: nn.Module) -> Iterator[None]:
 def quantized_layers(model: nn.Module) -> list[Any]:
     """The layers whose weights lie in 4 or 8 bits."""
     return [module for module in model.modules() if _is_quantized(module)]
+
+
+def plain_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters of all but these layers' weights."""
+    kept = {id(layer.weight) for layer in quantized_layers(model)}
+    return [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) not in kept]
 
 
 def _is_quantized(module: nn.Module) -> bool:

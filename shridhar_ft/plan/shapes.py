@@ -138,9 +138,19 @@ class Shape:
         return self.linear + self.biases + self.norms + self.head * (1 if self.tied else 2)
 
     def adapters(self, rank: int, targets: list[str] | str, dora: bool = False) -> int:
-        """Numbers in LoRA's matrices of this rank on these linear layers (`all-linear`: all of them)."""
-        chosen = [sizes for name, sizes in self.linears.items() if targets == "all-linear" or name in targets]
-        return self.layers * sum(rank * (inputs + outputs) + (outputs if dora else 0) for inputs, outputs in chosen)
+        """Numbers in LoRA's matrices of this rank on these linear layers (`all-linear`: all of them).
+
+        A target may name a layer by more than its last part: self_attn.q_proj, layers.0.self_attn.q_proj.
+        """
+        wanted = list(self.linears) if targets == "all-linear" else targets
+        chosen = {
+            (layer, name)
+            for *before, name in (target.split(".") for target in wanted)
+            for layer in ([int(part) for part in before if part.isdigit()] or range(self.layers))
+            if name in self.linears
+        }
+        sizes = [self.linears[name] for _, name in chosen]
+        return sum(rank * (inputs + outputs) + (outputs if dora else 0) for inputs, outputs in sizes)
 
 
 def shape_of(config: dict[str, Any], vocabulary: int | None = None) -> Shape | None:
