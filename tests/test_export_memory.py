@@ -40,7 +40,14 @@ def shaken(model: torch.nn.Module, folder: Path, seed: int) -> None:
     model.save_pretrained(folder)
 
 
-def adapted(base, tokenizer, folder: Path, tuning: Tuning | None, how: Quantization | None = None) -> Weights:
+def scaled(config, kind: str = "yarn"):
+    """A copy of a config with the RoPE that everything here is trained and certified with."""
+    return apply_rope(type(config)(**config.to_dict()), StageRope(Rope(type=kind), CONTEXT, ORIGINAL))
+
+
+def adapted(
+    base, tokenizer, folder: Path, tuning: Tuning | None, how: Quantization | None = None, kind: str = "yarn"
+) -> Weights:
     """A base on disk, and an adapter on it where it is tuned."""
     base.save_pretrained(folder / "base")
     weights = Weights(str(folder / "base"))
@@ -51,14 +58,12 @@ def adapted(base, tokenizer, folder: Path, tuning: Tuning | None, how: Quantizat
     if how is not None:
         base = quantize(base, how, torch.device("cpu"))
     shaken(attach(base, tuning, grown), folder / "adapter", 3)
-    AdapterBase.of(weights, hashed, (), how, base.config).write(folder / "adapter")
+    AdapterBase.of(weights, hashed, (), how, scaled(base.config, kind)).write(folder / "adapter")
     return Weights(weights.base, adapters=(str(folder / "adapter"),))
 
 
 def certified(weights: Weights, tokenizer, folder: Path, dtype: str = "float32", kind: str = "yarn") -> dict:
-    config = apply_rope(
-        AutoConfig.from_pretrained(weights.base).get_text_config(), StageRope(Rope(type=kind), CONTEXT, ORIGINAL)
-    )
+    config = scaled(AutoConfig.from_pretrained(weights.base).get_text_config(), kind)
     text = np.random.default_rng(0).integers(0, 590, CONTEXT).astype(np.int32)
     folder.mkdir()
     return merge_and_certify(Merge(weights, config, tokenizer, text, ORIGINAL, dtype), folder, print)
@@ -106,7 +111,7 @@ def test_the_certificate_from_the_disk_is_that_of_the_whole_model(
 
 
 def test_so_it_is_with_a_rope_that_changes_with_the_length(llama, tokenizer, tmp_path: Path, monkeypatch) -> None:
-    weights = adapted(llama(), tokenizer, tmp_path, Tuning(method="lora", rank=4))
+    weights = adapted(llama(), tokenizer, tmp_path, Tuning(method="lora", rank=4), kind="dynamic")
     same_both_ways(weights, tokenizer, tmp_path, monkeypatch, kind="dynamic")
 
 
@@ -131,7 +136,7 @@ def test_earlier_adapters_are_merged_beneath_the_last(llama, tokenizer, tmp_path
     config = AutoConfig.from_pretrained(weights.base)
     model, _, hashed = load_weights(weights, config, tokenizer, "sdpa", torch.float32)
     shaken(attach(model, Tuning(method="lora", rank=2), grown=False), tmp_path / "second", 4)
-    AdapterBase.of(weights, hashed, weights.adapters, None, config).write(tmp_path / "second")
+    AdapterBase.of(weights, hashed, weights.adapters, None, scaled(config)).write(tmp_path / "second")
     both = Weights(weights.base, adapters=(*weights.adapters, str(tmp_path / "second")))
     same_both_ways(both, tokenizer, tmp_path, monkeypatch)
 
