@@ -35,9 +35,7 @@ def read_paradigm(file: Path) -> list[tuple[str, str]]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
             if absent := [name for name in (GOOD, BAD) if name not in (reader.fieldnames or ())]:
-                raise UserError(
-                    f"{file}: there is no column {', '.join(absent)}; RuBLiMP's files have {GOOD} and {BAD}"
-                )
+                raise UserError(f"{file}: no column {', '.join(absent)}; RuBLiMP's files have {GOOD} and {BAD}")
             pairs = [(row[GOOD], row[BAD]) for row in reader]
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: byte {error.start} is not UTF-8; fetch the file anew, or save it as UTF-8") from error
