@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 pytest.importorskip("pymorphy3", reason="needs the extra eval")
 
@@ -121,8 +120,9 @@ def test_items_for_the_harness(reader: HfReader, tmp_path: Path) -> None:
     said = write_tasks(reader, suite, books(), tmp_path, 1)
     assert said["tasks"] == {"term_cloze": 25}
     assert "no way" in said["left_out"]["dialogue"]
-    written = yaml.safe_load((tmp_path / "term_cloze.yaml").read_text(encoding="utf-8"))
-    file = Path(written["dataset_kwargs"]["data_files"]["test"])
+    assert (tmp_path / "utils.py").is_file()
+    file = tmp_path / "term_cloze.jsonl"
+    assert f'test: "{file.resolve().as_posix()}"' in (tmp_path / "term_cloze.yaml").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 25
-    assert all(len(row["choices"]) == 4 for row in rows)
+    assert all(len(row["texts"]) == 8 and row["tokens"] < 1024 for row in rows)
