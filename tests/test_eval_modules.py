@@ -19,7 +19,7 @@ def load(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_there_are_metrics() -> None:
-    assert len(METRICS) == 9
+    assert len(METRICS) == 10
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -46,6 +46,10 @@ def test_their_numbers(load) -> None:
     speed = load("speed").compute(predictions=[1.0, 3.0], references=[16, 16])
     assert speed["tokens_per_second"] == pytest.approx(8)
     assert speed["low"] <= 8 <= speed["high"]
+    asked = load("glossary_questions").compute(
+        predictions=[[-1.0, -2.0], [-3.0, -3.0]], references=[[-4.0, -4.0], [-3.0, -9.0]], terms=["карма", "карма"]
+    )
+    assert (asked["glossary_questions"], asked["n"]) == (0.5, 1)
     losses = load("loss_by_position").compute(predictions=[2.0, 1.0, 2.0, 1.0], references=[1, 2, 1, 3], buckets=2)
     assert [row["loss"] for row in losses["by_position"]] == [2.0, 1.0]
 

@@ -65,7 +65,7 @@ def _tables(name: str, task: Task, reader: Reader, items: Sequence[Item]) -> dic
     """Rows of each task of the harness; needles are one a length, since `--limit` takes the first items only."""
     opening = opening_text(reader)
     if name != "retention":
-        return {name: [_scored(reader, item, opening) for item in items]}
+        return {name: [_scored(reader, item, opening) for item in items if item.get("seen", True)]}
     tables: dict[str, list[dict[str, Any]]] = {}
     for item in items:
         if item["how"] == "facts":

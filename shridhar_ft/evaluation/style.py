@@ -88,9 +88,9 @@ class StyleAcceptance:
                 f"a prompt and its continuation take {shortest + self.tokens:,} tokens and the window has "
                 f"{reader.window:,}; set words to less"
             )
-        if cut_short := sum(len(prompt) > shortest for prompt in prompts):
+        if long := sum(len(prompt) > shortest for prompt in prompts):
             self.notes.append(
-                f"{cut_short:,} of {len(items):,} openings are cut on the left, at a word, to {shortest:,} tokens or less"
+                f"{long:,} of {len(items):,} openings are cut on the left, at a word, to {shortest:,} tokens or less"
             )
         for item in items:
             item["prompt"] = [*reader.opening, *from_a_word(reader, item["opening"], shortest)]

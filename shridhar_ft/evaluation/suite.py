@@ -25,6 +25,7 @@ TASKS = {
     "ru_pairs": "shridhar_ft.evaluation.ru_pairs",
     "style_acceptance": "shridhar_ft.evaluation.style",
     "term_cloze": "shridhar_ft.evaluation.term_cloze",
+    "glossary_questions": "shridhar_ft.evaluation.glossary_questions",
     "dialogue": "shridhar_ft.evaluation.dialogue",
     "speed": "shridhar_ft.evaluation.speed",
 }
