@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from shridhar_ft.config_data import Section
+from shridhar_ft.evaluation.gain import intervals
 from shridhar_ft.evaluation.materials import Materials, Text, Unmeasured
 from shridhar_ft.evaluation.measures import Measure, Record, Score, total
 from shridhar_ft.evaluation.reader import Reader
@@ -91,6 +92,7 @@ class BitsPerByte:
             else:
                 details["forgetting"] = one.value / before - 1
                 one.target = "at most 2 % above the base"
+        details["intervals"] = intervals(records, base)
         return details
 
 

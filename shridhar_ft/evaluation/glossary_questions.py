@@ -61,25 +61,22 @@ class GlossaryQuestions:
         counts = frequencies(known, self.materials)
         draw = Random(f"glossary/{self.seed}")
         asked = draw.sample(known, min(self.settings.terms, len(known)))
-        items = [
-            {"key": f"{way}/{term.term}", "way": way, "cluster": term.term, "choices": [term, *rivals]}
-            for term in asked
-            for way in WAYS
-            for rivals in [_rivals(term, way, known, counts, draw)]
-        ]
         if len(asked) < ENOUGH:
             self.notes.append(f"only {len(asked)} terms are asked for: below {ENOUGH} an interval is wider than ±5 %")
-        return [
-            {
-                **item,
-                "choices": [one.term if item["way"] == "term" else one.definition for one in item["choices"]],
-                "question": ASKS[item["way"]].format(**item["choices"][0]._asdict()),
-                "open": f"{item['choices'][0].term} — {item['choices'][0].definition}.\n",
-                "overlap": _by_overlap(item["choices"], item["way"]),
-                "first": draw.randrange(CHOICES),
-            }
-            for item in items
-        ]
+        return [self._item(term, way, known, counts, draw) for term in asked for way in WAYS]
+
+    def _item(self, term: Term, way: str, known: Sequence[Term], counts: Mapping[str, int], draw: Random) -> Item:
+        choices = [term, *_rivals(term, way, known, counts, draw)]
+        return {
+            "key": f"{way}/{term.term}",
+            "way": way,
+            "cluster": term.term,
+            "choices": [one.term if way == "term" else one.definition for one in choices],
+            "question": ASKS[way].format(**term._asdict()),
+            "open": f"{term.term} — {term.definition}.\n",
+            "overlap": _by_overlap(choices, way),
+            "first": draw.randrange(CHOICES),
+        }
 
     def measure(self, reader: Reader, items: Sequence[Item]) -> Iterator[Record]:
         asked: list[tuple[str, str]] = []

@@ -149,8 +149,8 @@ class TermCloze:
 
         The caller's draw gives the true term each rank among the four as often as the others, so that frequency tells
         nothing; where there are not enough terms on a side, the sentence is left out. A rival is at most `NEAR` times
-        as common or as rare: further off, frequency would tell the four apart one by one, though not on the whole. A term
-        that the training text does not have gets rivals of the lowest frequency, all of them commoner.
+        as common or as rare: further off, frequency would tell the four apart one by one, though not on the whole. A
+        term that the training text does not have gets rivals of the lowest frequency, all of them commoner.
         """
         times = known[lemma]
         if not times:
