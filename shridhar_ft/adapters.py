@@ -94,8 +94,10 @@ def load_adapter(model: "PreTrainedModel", folder: str, trainable: bool) -> "Pef
         raise UserError(
             f"{folder}: no adapter there (adapter_model.safetensors is missing); name a folder that holds one"
         )
+    # Around weights that take no memory, peft makes the adapter's so too, and would fill them with nothing.
+    nowhere = any(parameter.is_meta for parameter in model.parameters())
     try:
-        wrapped = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        wrapped = PeftModel.from_pretrained(model, folder, is_trainable=trainable, low_cpu_mem_usage=nowhere)
     except (SafetensorError, RuntimeError, KeyError) as error:
         if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
             raise

@@ -9,9 +9,10 @@ from typing import Any
 from shridhar_ft.data.clean import special_tokens
 from shridhar_ft.data.sources.books import read_book
 from shridhar_ft.errors import UserError
+from shridhar_ft.export.gguf_model import window_to_talk_in
 from shridhar_ft.export.run import open_run
 from shridhar_ft.generation import Engine, model_at, open_engine
-from shridhar_ft.progress import print_error
+from shridhar_ft.progress import print_error, say
 
 HELP = """\
 /load FILE  put a text or a book into the context, in front of what you say next
@@ -40,6 +41,7 @@ class Chat:
         greedy: bool = False,
         context: int = 0,
         cache: str = "f16",
+        told: Callable[[str], None] = say,
     ) -> None:
         """
         Args:
@@ -47,9 +49,12 @@ class Chat:
             system: System text of the conversation.
             max_new_tokens: Longest answer (tokens).
             greedy: Take the likeliest token each time instead of drawing.
-            context: Tokens of a GGUF's window; 0 takes the file's own.
+            context: Tokens of a GGUF's window; 0 takes the file's own, or as much of it as fits into memory.
             cache: Type of a GGUF's key/value cache.
+            told: Told where a window is shorter than the file's own.
         """
+        if model.suffix == ".gguf":
+            context = context or window_to_talk_in(model, cache, told)
         self.engine: Engine = open_engine(model, context, cache)
         self.window = self.engine.window
         self.max_new_tokens, self.greedy = max_new_tokens, greedy

@@ -3,7 +3,7 @@
 transformers' Trainer writes a checkpoint file by file and takes the newest folder on resume, whole or not. Here a
 checkpoint counts only when its MANIFEST.json stands, written last, every file still has the size and hash that it
 names, and no file has joined them since: what is opened later, some of it by loaders that run what they read, is what
-was written here.
+was written here. The manifest holds a hash of itself, so that nothing in it is believed before it is known to be whole.
 """
 
 import re
@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from shridhar_ft.errors import UserError
-from shridhar_ft.runfolder import file_hash, read_json, sync, write_json
+from shridhar_ft.runfolder import as_json, file_hash, fingerprint, read_json, sync, write_json
 
 MANIFEST = "MANIFEST.json"
+SEAL = "seal"  # the manifest's key for the hash of all else in it
+COMPARED = ("fingerprint", "settings", "recipe", "world_size", "engine", "code", "versions")
+"""What a resume needs of a manifest beside its files (resume.Facts)."""
+_BEFORE_SEALS = ({*COMPARED, "files"}, {"of", "files"})  # keys of a checkpoint's and of a backup's weights'
+UNFINISHED = ".unfinished"  # what a checkpoint without a manifest is renamed by
 _NAME = re.compile(r"checkpoint-(\d+)$")
 # What a training can go on without, at the price of exactness. DeepSpeed's shards are not among them: its loader asks
 # for all of them.
@@ -30,9 +35,48 @@ def write_manifest(checkpoint: Path, facts: dict[str, Any]) -> None:
         facts: What a resume compares, see resume.Facts.
     """
     entries = {name: {"bytes": p.stat().st_size, "xxh3": file_hash(p)} for name, p in _files(checkpoint).items()}
-    write_json(checkpoint / MANIFEST, {**facts, "files": entries})
+    write_json(checkpoint / MANIFEST, sealed({**facts, "files": entries}))
     for folder in (checkpoint, checkpoint.parent):  # the names too
         sync(folder)
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with the hash of all else in it."""
+    return {**content, SEAL: fingerprint(as_json(content))}
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's manifest, known to be what was written.
+
+    One from before manifests had a seal is taken where it has exactly the keys of that time: a seal whose name was
+    garbled is one key too many.
+
+    Raises:
+        ValueError: It is not; says what is wrong, in a few words.
+    """
+    try:
+        manifest = read_json(checkpoint / MANIFEST)
+        if SEAL in manifest:
+            held = {key: value for key, value in manifest.items() if key != SEAL}
+            whole = fingerprint(held) == manifest[SEAL]
+        else:
+            whole = manifest.keys() in _BEFORE_SEALS and (
+                "of" in manifest or fingerprint(manifest["settings"]) == manifest["fingerprint"]
+            )
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"its {MANIFEST} cannot be read") from error
+    if not whole:
+        raise ValueError(f"its {MANIFEST} is not what was written (another hash)")
+    return dict(manifest)
+
+
+def has_whole_manifest(checkpoint: Path) -> bool:
+    """Whether a manifest stands, and is what was written; its files are not looked at."""
+    try:
+        read_manifest(checkpoint)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -59,10 +103,13 @@ def _problems(checkpoint: Path) -> Iterator[tuple[str, str]]:
         yield MANIFEST, f"it was never finished (no {MANIFEST})"
         return
     try:
-        manifest = read_json(checkpoint / MANIFEST)
-        wanted = {name: (int(entry["bytes"]), str(entry["xxh3"])) for name, entry in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        files = read_manifest(checkpoint)["files"]
+        wanted = {name: (int(entry["bytes"]), str(entry["xxh3"])) for name, entry in files.items()}
+    except (KeyError, TypeError, AttributeError):
         yield MANIFEST, f"its {MANIFEST} cannot be read"
+        return
+    except ValueError as error:
+        yield MANIFEST, str(error)
         return
     found = _files(checkpoint)
     for name in found.keys() - wanted.keys():
@@ -121,3 +168,19 @@ def rotate(folder: Path, keep: int, best: str | None, verified: set[str]) -> Non
         elif (checkpoint.name in verified and (checkpoint / MANIFEST).is_file()) or damage(checkpoint) is None:
             verified.add(checkpoint.name)
             counted += 1
+            remove_unfinished(folder, step_of(checkpoint))
+
+
+def remove_unfinished(folder: Path, until: int) -> list[str]:
+    """Remove what was set aside without a manifest, and return the names.
+
+    Args:
+        folder: The part's `checkpoints/`.
+        until: Step that a whole checkpoint stands at; one that came further stays.
+    """
+    gone = []
+    for aside in folder.glob(f"checkpoint-*{UNFINISHED}"):
+        if step_of(aside.with_suffix("")) <= until:
+            shutil.rmtree(aside)
+            gone.append(aside.name)
+    return gone

@@ -68,6 +68,15 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _told(given, UserError.status, f"{error.filename}: {error.strerror}; mend the path, or its permissions")
+    except OSError as error:  # what writes knows its path and tells it itself, mostly
+        from pathlib import Path
+
+        from shridhar_ft.runfolder import DISK_ERRORS, disk_failed
+
+        if error.errno not in DISK_ERRORS or error.filename is None:
+            raise
+        failed = disk_failed(Path(os.fsdecode(error.filename)), error)
+        return _told(given, failed.status, str(failed))
     except Exception as error:
         if not (hasattr(error, "exit_code") and hasattr(error, "format_message")):
             raise
@@ -173,10 +182,10 @@ def _table(parts: list[dict[str, Any]]) -> list[str]:
 def data_build(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
     """Read, clean and split the sources, train the tokenizer, and keep the ledger."""
     run, _ = _prepared(recipe, overrides)
-    from shridhar_ft.runfolder import read_json
+    from shridhar_ft.runfolder import read_object
 
-    receipts = {name: read_json(run.data / "receipts" / f"{name}.json") for name in ("ledger", "split")}
-    verdict = read_json(run.data / "verdict.json")
+    receipts = {name: read_object(run.data / "receipts" / f"{name}.json") for name in ("ledger", "split")}
+    verdict = read_object(run.data / "verdict.json", "stages", "sft", "notes")
     judged = [*verdict["stages"], *([{"name": "sft", **verdict["sft"]}] if verdict["sft"] else [])]
     answer(
         as_json,
@@ -515,6 +524,7 @@ def report(
 
 @app.command(epilog="Example: shridhar-ft chat runs/demo --prompt 'Что такое терпение?'")
 def chat(
+    given: typer.Context,
     model: Annotated[
         str, typer.Argument(metavar="RUN|MODEL|GGUF", help="A run folder, a folder with config.json, or a GGUF file.")
     ],
@@ -534,12 +544,14 @@ def chat(
 
     from shridhar_ft.chat import Chat, figures_line, find_model, talk
 
+    found = find_model(model)
+    _refuse_what_chat_ignores(given, found.suffix == ".gguf", web)
     if web:
         from shridhar_ft.web import serve
 
-        serve(find_model(model), context, cache, port, say)
+        serve(found, context, cache, port, say)
         return
-    conversation = Chat(find_model(model), system, max_new_tokens, greedy, context, cache)
+    conversation = Chat(found, system, max_new_tokens, greedy, context, cache, quiet if as_json else say)
     if load is not None:
         conversation.load(Path(load))
     if prompt is None:
@@ -550,6 +562,27 @@ def chat(
     answer(as_json, figures, [""])
     if not as_json:
         say(figures_line(figures))
+
+
+def _refuse_what_chat_ignores(given: typer.Context, gguf: bool, web: bool) -> None:
+    """Refuse options of `chat` that would change nothing."""
+
+    def named(*options: str) -> list[str]:
+        sources = {option: given.get_parameter_source(option) for option in options}
+        return [
+            "--json" if option == "as_json" else f"--{option.replace('_', '-')}"
+            for option, source in sources.items()
+            if source is not None and source.name == "COMMANDLINE"
+        ]
+
+    if web and (found := named("prompt", "load", "system", "greedy", "max_new_tokens", "as_json")):
+        raise UserError(f"chat: {', '.join(found)}: nothing to --web, whose page has its own settings; leave it out")
+    if not gguf and (found := named("context", "cache")):
+        raise UserError(f"chat: {', '.join(found)}: of a GGUF only; a model folder has its own window; leave it out")
+    if not web and (found := named("port")):
+        raise UserError("chat: --port: the port of the page, so it goes with --web")
+    if given.params["prompt"] is None and (found := named("as_json")):
+        raise UserError("chat: --json answers one --prompt; give one, or leave --json out to talk")
 
 
 @app.command(epilog="Example: shridhar-ft doctor recipes/demo --json")

@@ -1,6 +1,6 @@
 """The export section of a recipe: what is written at the end, and where it goes."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,9 +15,11 @@ class Export(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the exported weights; auto: float32 for a model from config, the base's own otherwise."""
     licence: str = "other"
-    """Licence of the exported model, as the Hub names it, for the model card."""
+    """Licence of the exported model for the model card: one of the Hub's ids, or a name of your own."""
+    language: list[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]] = Field(["ru"])
+    """Languages of the model by their ISO 639 codes, for the model card, e.g. [ru, sa]."""
     data_licences: dict[str, str] = Field({})
-    """Licences of the data by source, for the model card, e.g. {books: public domain}."""
+    """Licences of the data for the model card, by source or kind, e.g. {books: public domain, chats.jsonl: private}."""
     shard_gb: float = Field(4.0, gt=0)
     """Largest safetensors file, in GB (10⁹ bytes); a single tensor may be larger."""
     gguf: list[GgufKind] = Field([])

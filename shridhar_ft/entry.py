@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from shridhar_ft.allowed import ALLOW, RESTART, allow_option, parse_allowed
 from shridhar_ft.backup.beside import backing_up
 from shridhar_ft.config import Recipe, load_recipe
-from shridhar_ft.engines import check_processes
+from shridhar_ft.engines import check_processes, impatient_launcher
 from shridhar_ft.errors import STOPPED, DiskFailed, Resumable, Stop
 from shridhar_ft.model.build import base_config
 from shridhar_ft.monitoring.notify import notifying
@@ -140,8 +140,10 @@ def _work(module: str, recipe: Recipe, run: Run, work: Work, allowed: frozenset[
     check_processes(state.num_processes)
     tell = say if state.is_main_process else quiet
     if UNDER_RUN not in os.environ:
-        for sentence in recipe.without_effect():
+        for sentence in (*recipe.without_effect(), *engine.notes(recipe, state.device.type)):
             tell(f"note: {sentence}")
+        if impatient := impatient_launcher():
+            tell(f"note: {impatient}")
     _refuse_what_cannot_fit(module, recipe, run, state.device, tell)
     with state.main_process_first():
         tokenizer = prepare(recipe, run, tell)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from shridhar_ft.errors import UserError
+from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.model.rope_receipt import need_certified_rope, need_rope
 from shridhar_ft.progress import hush_libraries
+from shridhar_ft.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,13 +77,20 @@ class TransformersEngine:
             folder: Model folder with its tokenizer.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM
 
         hush_libraries()
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         need_certified_rope(folder)
-        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(device)
+        try:
+            loaded = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise UserError(
+                f"{folder}: no model can be read there ({first_line(error)}); copy its files again, or export it anew"
+            ) from error
+        self.model: PreTrainedModel = loaded.to(device)
         config = self.model.config.get_text_config()
         self.window = int(config.max_position_embeddings)
         need_rope(self.model, type(config)(**config.to_dict()), self.window)

@@ -51,10 +51,12 @@ def make_windows(
             )
     train, ledger = load_windows(part.folder / "windows" / "train")
     validation, _ = load_windows(part.folder / "windows" / "validation")
+    gone = ledger["truncated"] + ledger["dropped"]
     tell(
         f"{part.name}: {ledger['in']:,} tokens in {ledger['windows']:,} windows of {part.layout.window:,}, "
         f"{ledger['filled']:.1%} full: "
-        f"{ledger['trained']:,} trained, {ledger['masked']:,} masked, {ledger['truncated'] + ledger['dropped']:,} lost"
+        f"{ledger['trained']:,} trained, {ledger['masked']:,} masked, {gone:,} lost"
+        + (f" ({gone / ledger['in']:.1%})" if gone else "")
         + (f", {ledger['replayed']:,} of them in short pieces once more" if ledger["replayed"] else "")
     )
     lost = {"in": "trained + masked + truncated + dropped"}

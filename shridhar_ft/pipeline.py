@@ -22,7 +22,7 @@ import psutil
 from shridhar_ft.allowed import RESTART, allow_option
 from shridhar_ft.backup.beside import backing_up
 from shridhar_ft.config import Recipe
-from shridhar_ft.engines import PROCESSES, Engine
+from shridhar_ft.engines import PATIENCE, PROCESSES, Engine
 from shridhar_ft.entry import UNDER_RUN
 from shridhar_ft.errors import BudgetSpent, CheckFailed, DiskFailed, Resumable, Stop, UserError, first_line
 from shridhar_ft.monitoring.notify import notifying
@@ -69,6 +69,9 @@ def run_recipe(
             for sentence in recipe.without_effect():
                 say(f"note: {sentence}")
             config = launch_config(recipe)
+            engine = Engine.of_file(config)
+            for sentence in engine.notes(recipe, device_type(engine)):
+                say(f"note: {sentence}")
             check_reporters(recipe.train.report_to)
             from shridhar_ft.preparation import prepare
 
@@ -226,7 +229,7 @@ def _launch(
         *("-m", f"shridhar_ft.{module}", str(run.root / "recipe.yaml"), *allow_option(allowed)),
     ]
     say(f"{module}: accelerate launch --config_file {config.name} ({processes} process{'es' if processes > 1 else ''})")
-    environment = HUGE_PAGES | os.environ | {UNDER_RUN: "1", PROCESSES: str(processes)} | pass_start_on()
+    environment = HUGE_PAGES | PATIENCE | os.environ | {UNDER_RUN: "1", PROCESSES: str(processes)} | pass_start_on()
     if engine.cpu:  # accelerate's launcher forgets it where it launches several processes
         environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
     # A session of its own: Ctrl-C then reaches the training through us, once, and not accelerate, which would die.

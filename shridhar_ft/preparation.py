@@ -13,7 +13,7 @@ from shridhar_ft.errors import UserError
 from shridhar_ft.model.build import base_config
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.report.data_page import write_data_page
-from shridhar_ft.runfolder import Run, read_json, record_recipe, write_json
+from shridhar_ft.runfolder import PART, Run, read_object, record_recipe, write_json
 from shridhar_ft.sufficiency import write_verdict
 from shridhar_ft.tokenizer import ensure_tokenizer
 
@@ -31,11 +31,27 @@ def prepare(recipe: Recipe, run: Run, say: Callable[[str], None], to_train: bool
     base_config(recipe.model)  # a wrong base or config is told before the data are read
     data.ensure(recipe, run, say)
     tokenizer = ensure_tokenizer(recipe, run, say)
+    check_ids(recipe, tokenizer)
     record_recipe(run, dump_recipe(recipe), recipe.seed)
     judged = judge(recipe, run, tokenizer)
     if to_train:
         check_windows(recipe, tokenizer, judged)
     return tokenizer
+
+
+def check_ids(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Refuse a tokenizer of which an id would have no row of embeddings: a step would fail, with no word of why.
+
+    Raises:
+        UserError: It has holes among its ids, and ends beyond what it counts.
+    """
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    stored = base_config(recipe.model).vocab_size if recipe.model.base else 0
+    if highest >= (rows := max(len(tokenizer), stored)):
+        raise UserError(
+            f"tokenizer: {token!r} has the id {highest}, and the model will have {rows} rows of embeddings; the "
+            "tokenizer is damaged, or another model's: give the base's own, or remove the run's tokenizer folder"
+        )
 
 
 def judge(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
@@ -46,7 +62,7 @@ def judge(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") -> dic
     """
     verdict = write_verdict(recipe, run, tokenizer, window_of_sft(recipe))
     file = run.data / "receipts" / "ledger.json"
-    ledger = read_json(file)
+    ledger = read_object(file, "measured", mend=f"remove {run.data / PART}, and the data are built anew")
     if ledger["measured"].get("tokens") != verdict["tokens"]:
         ledger["measured"]["tokens"] = verdict["tokens"]
         write_json(file, ledger)

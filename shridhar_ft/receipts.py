@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shridhar_ft.errors import CheckFailed
-from shridhar_ft.runfolder import read_json, write_json
+from shridhar_ft.runfolder import read_object, write_json
 
 
 def write_receipt(
@@ -68,4 +68,4 @@ def receipt_files(folder: Path) -> list[Path]:
 
 def read_receipts(folder: Path) -> dict[str, dict[str, Any]]:
     """All receipts below a run folder, by their path relative to it."""
-    return {str(path.relative_to(folder)): read_json(path) for path in receipt_files(folder)}
+    return {str(path.relative_to(folder)): read_object(path, "ok") for path in receipt_files(folder)}

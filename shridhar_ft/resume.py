@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import broadcast_object_list
 
 from shridhar_ft.allowed import GO_ON, RESTART, WEIGHTS_ONLY
-from shridhar_ft.checkpoint import MANIFEST, checkpoints, damage, lacking
+from shridhar_ft.checkpoint import (
+    COMPARED,
+    MANIFEST,
+    UNFINISHED,
+    checkpoints,
+    damage,
+    has_whole_manifest,
+    lacking,
+    read_manifest,
+)
 from shridhar_ft.errors import UserError
 from shridhar_ft.pickles import foreign_pickle
 from shridhar_ft.plan.layout import layout_here
-from shridhar_ft.runfolder import file_hash, fingerprint, packages, part_of, read_json
+from shridhar_ft.runfolder import file_hash, fingerprint, packages, part_of
 from shridhar_ft.shipped import PACKAGE
 
 if TYPE_CHECKING:
@@ -78,7 +87,7 @@ def choose(folder: Path, facts: Facts, allowed: frozenset[str], tell: Callable[[
     found = _newest(folder, allowed, tell)
     if found is None:
         return None
-    manifest = read_json(found.checkpoint / MANIFEST)
+    manifest = read_manifest(found.checkpoint)
     differing = _differences(manifest, facts)
     _tell_surroundings(found.checkpoint, manifest, facts, tell)
     if not differing:
@@ -142,12 +151,14 @@ def choose_together(
 
 
 def _newest(folder: Path, allowed: frozenset[str], tell: Callable[[str], None]) -> Resume | None:
-    """The newest whole checkpoint; those above it are removed or set aside once it is found."""
+    """The newest whole checkpoint; those above it are set aside once it is found."""
     without_state: list[tuple[Path, tuple[str, ...]]] = []
     for checkpoint in checkpoints(folder):
         if not (checkpoint / MANIFEST).is_file():
-            shutil.rmtree(checkpoint)  # kept, it would only fill the disk that may have stopped it
-            tell(f"{checkpoint.name} was never finished (no {MANIFEST}); it is removed")
+            # A save that was killed, or a whole one that lost its manifest: which, cannot be told from here.
+            _set_aside(checkpoint, f"it was never finished (no {MANIFEST})", tell, UNFINISHED)
+        elif unknown := _unknown(checkpoint):
+            _set_aside(checkpoint, unknown, tell)
         elif gone := lacking(checkpoint):
             if WEIGHTS_ONLY in allowed and not foreign_pickle(checkpoint):
                 tell(f"{checkpoint.name} goes on without {', '.join(gone)}, as allowed: its numbers will differ")
@@ -168,8 +179,17 @@ def _newest(folder: Path, allowed: frozenset[str], tell: Callable[[str], None]) 
     return None
 
 
-def _set_aside(checkpoint: Path, problem: str, tell: Callable[[str], None]) -> None:
-    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+def _unknown(checkpoint: Path) -> str | None:
+    """What a resume needs of a manifest and does not find in it; None for one that is not even whole (damage)."""
+    if not has_whole_manifest(checkpoint):
+        return None
+    manifest = read_manifest(checkpoint)
+    gone = [name for name in COMPARED if name not in manifest]
+    return f"its {MANIFEST} says nothing of {', '.join(gone)}" if gone else None
+
+
+def _set_aside(checkpoint: Path, problem: str, tell: Callable[[str], None], named: str = ".damaged") -> None:
+    aside = checkpoint.with_name(checkpoint.name + named)
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
     tell(f"{checkpoint.name} is set aside as {aside.name}: {problem}")

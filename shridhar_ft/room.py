@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from shridhar_ft.checkpoint import checkpoints
+from shridhar_ft.checkpoint import checkpoints, damage, remove_unfinished, step_of
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import DiskFailed
 from shridhar_ft.plan.levers import Levers
+from shridhar_ft.progress import say
 
 SMALL = 256 << 10  # bytes of a checkpoint's other files: tokenizer, states, manifest
 HEADER = 200  # bytes a tensor that safetensors and torch.save spend on names and alignment
@@ -45,7 +46,7 @@ def check_room(folder: Path, each: int, keep: int, saves: int) -> None:
 
 
 def need_room(folder: Path, needed: int, what: str) -> None:
-    """Refuse to write what does not fit.
+    """Refuse to write what does not fit; what an earlier process left unfinished goes first, where a whole one stands.
 
     Args:
         folder: Where it goes; it may not exist yet.
@@ -56,6 +57,10 @@ def need_room(folder: Path, needed: int, what: str) -> None:
         DiskFailed: There is not enough room; says how much is needed.
     """
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if shutil.disk_usage(there).free < needed:
+        whole = next((step_of(one) for one in checkpoints(folder) if damage(one) is None), None)
+        if whole is not None and (gone := remove_unfinished(folder, until=2**63)):
+            say(f"{folder}: {', '.join(gone)} removed, to make room; checkpoint-{whole} is whole")
     free = shutil.disk_usage(there).free
     if free < needed:
         raise DiskFailed(

@@ -25,6 +25,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import xxhash
 import yaml
 from safetensors import SafetensorError
@@ -33,6 +34,7 @@ from shridhar_ft.errors import DiskFailed, UserError, first_line
 
 RUNS = Path("runs")
 PART = "part.json"
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 REPORTED_PACKAGES = (
     *("shridhar_ft", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed"),
     *("bitsandbytes", "datasets", "evaluate", "tokenizers", "safetensors"),
@@ -42,8 +44,42 @@ REPORTED_PACKAGES = (
 # --------------------------------------------------------------------------------------------- small files
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
-    return json.loads(path.read_text(encoding="utf-8"))
+ANEW = "copy it again, or let the command that wrote it make it anew"
+
+
+def read_json(path: Path, mend: str = ANEW) -> Any:  # noqa: ANN401 - whatever the file holds
+    """What a JSON file holds.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no JSON ({first_line(error)}); {mend}") from error
+
+
+def read_object(path: Path, *keys: str, mend: str = ANEW) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: The file.
+        keys: What it has to hold; `a.b` is b inside a.
+        mend: What to do where it does not.
+
+    Raises:
+        UserError: It is damaged, holds something else, or lacks a key.
+    """
+    held = read_json(path, mend)
+    if not isinstance(held, dict):
+        raise UserError(f"{path}: it holds a {type(held).__name__} and no object with keys; {mend}")
+    for key in keys:
+        inside: Any = held
+        for name in key.split("."):
+            if not isinstance(inside, dict) or name not in inside:
+                raise UserError(f"{path}: it holds no {key}; {mend}")
+            inside = inside[name]
+    return held
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
@@ -54,18 +90,19 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
         text: What it holds.
         durable: Push it to the disk, so that this holds after a loss of power too; a busy disk can take seconds for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with disk_errors(path), temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: Any, durable: bool = True) -> None:  # noqa: ANN401 - whatever JSON holds
@@ -94,30 +131,47 @@ def file_hash(path: Path) -> str:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or failing disk into one sentence with status 74.
+    """Turn a full, failing or read-only disk into one sentence with status 74.
 
     safetensors and torch wrap the system's error into their own, so their texts are looked at too.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        failed = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+        failed = isinstance(error, OSError) and error.errno in DISK_ERRORS
         # The last three are torch.save's.
         signs = (
             "No space left",
             "StorageFull",
             "os error 28",
+            "Read-only file system",
+            "os error 30",
             "PytorchStreamWriter",
             "unexpected pos",
             "iostream error",
         )
         if failed or any(sign in str(error) for sign in signs):
-            free = shutil.disk_usage(path if path.exists() else path.parent).free
-            raise DiskFailed(
-                f"{path}: the disk failed while it was written ({first_line(error)}; "
-                f"{free / 1e6:,.0f} MB free); make room and run the same command again"
-            ) from error
+            raise disk_failed(path, error) from error
         raise
+
+
+def disk_failed(path: Path, error: Exception) -> DiskFailed:
+    """What to tell of a disk that could not be written at this path."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    held = os.statvfs(there)
+    if held.f_flag & os.ST_RDONLY:
+        return DiskFailed(
+            f"{path}: it lies on a read-only file system; mount that for writing, or work in another folder"
+        )
+    if held.f_files and not held.f_favail:
+        return DiskFailed(
+            f"{path}: the disk holds as many files as it can (no inodes are left; {first_line(error)}); remove some "
+            "and run the same command again"
+        )
+    return DiskFailed(
+        f"{path}: the disk failed while it was written ({first_line(error)}; "
+        f"{shutil.disk_usage(there).free / 1e6:,.0f} MB free); make room and run the same command again"
+    )
 
 
 def sync_tree(folder: Path) -> None:
@@ -136,11 +190,12 @@ def publishing(final: Path) -> Iterator[Path]:
             old.rename(final)
             break
     for stale in final.parent.glob(f".{final.name}.*.tmp"):  # a killed run's leavings
-        shutil.rmtree(stale, ignore_errors=True)
+        if not _being_written(stale):
+            shutil.rmtree(stale, ignore_errors=True)
     created = [parent for parent in (final.parent, *final.parent.parents) if not parent.exists()]
-    temporary.mkdir(parents=True)
     try:
         with disk_errors(final):
+            temporary.mkdir(parents=True)
             yield temporary
             sync_tree(temporary)
     except BaseException:
@@ -149,7 +204,17 @@ def publishing(final: Path) -> Iterator[Path]:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         raise
-    replace_folder(temporary, final)
+    with disk_errors(final):
+        replace_folder(temporary, final)
+
+
+def _being_written(temporary: Path) -> bool:
+    """Whether the process whose id such a folder bears is alive, and no later one that was given the same id."""
+    try:
+        process = psutil.Process(int(temporary.name.split(".")[-2]))
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= temporary.stat().st_mtime
+    except (ValueError, FileNotFoundError, psutil.Error):
+        return False
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
@@ -282,21 +347,27 @@ def only_one(run: Run, what: str = "run") -> Iterator[None]:
     Raises:
         UserError: Another process is working on the same run.
     """
-    with disk_errors(RUNS):
-        RUNS.mkdir(exist_ok=True)
-        lock_file = (RUNS / f".{run.name}.{what}.lock").open("w")
-    with lock_file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{run.root}: another process is working on this run; wait for it, or stop it") from error
+    busy = f"{run.root}: another process is working on this run; wait for it, or stop it"
+    with locked(_lock_of(run, what), busy):
         yield
 
 
 def is_held(run: Run) -> bool | None:
-    """Whether a process of this machine works on a run; None where none ever did in this place."""
+    """Whether a process of this machine works on a run; None where none does and none was killed at it here."""
+    found = [_is_locked(_lock_of(run, what)) for what in ("run", "training")]
+    return None if found == [None, None] else any(found)
+
+
+def _lock_of(run: Run, what: str) -> Path:
+    """Beside the run folder, which need not exist yet; by its true path, so that a link to it is the same run."""
+    root = run.root.resolve()
+    return root.with_name(f".{root.name}.{what}.lock")
+
+
+def _is_locked(file: Path) -> bool | None:
+    """Whether a process holds a lock file; None where there is none: it goes with its holder unless that was killed."""
     try:
-        lock_file = (run.root.parent / f".{run.name}.run.lock").open()
+        lock_file = file.open()
     except OSError:
         return None
     with lock_file as lock:
@@ -307,15 +378,54 @@ def is_held(run: Run) -> bool | None:
         return False
 
 
+@contextmanager
+def locked(file: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file for this process; it vanishes with the block, and the lock with the process, however that ends.
+
+    Args:
+        file: The lock file.
+        busy: The sentence for whoever comes second.
+
+    Raises:
+        UserError: Another process holds it.
+    """
+    with disk_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            lock = file.open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Its last holder may have removed the file between our two calls; then somebody could hold a new one.
+                if file.exists() and os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+                    break
+            except BlockingIOError as error:
+                lock.close()
+                raise UserError(busy) from error
+            lock.close()
+    with lock:
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
 def is_current(folder: Path, wanted: str) -> bool:
     """Whether the part in this folder is finished and made from what `wanted` is the fingerprint of."""
     part = part_of(folder)
     return part is not None and part.get("fingerprint") == wanted
 
 
-def part_of(folder: Path) -> dict[str, Any] | None:
-    """part.json of a finished part, or None."""
-    return read_json(folder / PART) if (folder / PART).is_file() else None
+def part_of(folder: Path, *keys: str) -> dict[str, Any] | None:
+    """part.json of a finished part, or None.
+
+    Raises:
+        UserError: It is damaged, or lacks one of these keys.
+    """
+    if not (folder / PART).is_file():
+        return None
+    return read_object(
+        folder / PART, *keys, mend=f"put it back, or remove {folder}, and `shridhar-ft run` makes it anew"
+    )
 
 
 def finish_part(folder: Path, made_from: str, seconds: float, **facts: Any) -> None:  # noqa: ANN401

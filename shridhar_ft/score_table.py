@@ -8,7 +8,10 @@ HEAD = ("measure", "score [95 %]", "n", "floor", "ceiling")
 def score_cells(score: dict[str, Any]) -> tuple[str, ...]:
     """The cells of a score of results.json, under `HEAD`."""
     value, low, high = (number(score[key], score["unit"]) for key in ("value", "low", "high"))
-    return (score["name"], f"{value} [{low}, {high}]", f"{score['n']:,}", _end(score, "floor"), _end(score, "ceiling"))
+    interval = f"[{low}, {high}]"
+    if score["low"] is None and (why := score.get("lacking")):
+        interval = f"({why})"
+    return (score["name"], f"{value} {interval}", f"{score['n']:,}", _end(score, "floor"), _end(score, "ceiling"))
 
 
 def number(value: float | None, unit: str) -> str:

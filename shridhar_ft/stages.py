@@ -37,7 +37,7 @@ from shridhar_ft.runfolder import (
     is_current,
     part_of,
     publishing,
-    read_json,
+    read_object,
 )
 from shridhar_ft.starting import Origin
 from shridhar_ft.tokenizer import END
@@ -189,7 +189,7 @@ def last_part(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase") ->
         found = part_of(run.root / name)
         if found is None:
             raise UserError(f"{run.root / name} is not finished; run `shridhar-ft run` with this recipe first")
-        if found["fingerprint"] != training_part(recipe, run, name, tokenizer).made_from:
+        if found.get("fingerprint") != training_part(recipe, run, name, tokenizer).made_from:
             raise UserError(
                 f"{run.root / name} was trained with other settings than the recipe has now; take the change back, or "
                 "run `shridhar-ft run` with this recipe to train it anew"
@@ -242,7 +242,7 @@ def _made_of(recipe: Recipe, run: Run, tuning: Tuning, before: dict[str, Any], o
             "seed": recipe.seed,
             **{f"model.{key}": value for key, value in of_model.items()},
             "base": base_contents(recipe.model.base) if recipe.model.base or before else _random_base(run, tuning),
-            "data": read_json(run.data / PART)["fingerprint"],
+            "data": read_object(run.data / PART, "fingerprint")["fingerprint"],
             "tokenizer": file_hash(run.tokenizer / "tokenizer.json"),  # a longer last window changes no token of it
             BEFORE: before.get("fingerprint"),
         }
@@ -251,7 +251,7 @@ def _made_of(recipe: Recipe, run: Run, tuning: Tuning, before: dict[str, Any], o
 
 def _random_base(run: Run, tuning: Tuning) -> str | None:
     """What the random weights under the first adapter were made from."""
-    return None if tuning.method == "full" else read_json(run.root / "base" / PART)["fingerprint"]
+    return None if tuning.method == "full" else read_object(run.root / "base" / PART, "fingerprint")["fingerprint"]
 
 
 def _tuning_alone(tuning: Tuning) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from shridhar_ft.plan.steps import (
     replay_windows,
     schedule,
 )
-from shridhar_ft.runfolder import PART, Run, fingerprint, read_json, write_json
+from shridhar_ft.runfolder import PART, Run, fingerprint, read_object, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,13 +37,13 @@ Lengths = Callable[[SplitName, Packing], list[int]]
 def write_verdict(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase", sft_context: int) -> dict[str, Any]:
     """`verdict`, kept in data/verdict.json until the data, the tokenizer or the recipe's training changes."""
     made_from = fingerprint(
-        *(read_json(folder / PART)["fingerprint"] for folder in (run.data, run.tokenizer)),
+        *(read_object(folder / PART, "fingerprint")["fingerprint"] for folder in (run.data, run.tokenizer)),
         recipe.model_dump(mode="json", include={"model", "train", "stages", "sft"}),
         sft_context,
         _processes(recipe),
     )
     file = run.data / "verdict.json"
-    if file.is_file() and (held := read_json(file))["made_from"] == made_from:
+    if file.is_file() and (held := read_object(file, mend="remove it")).get("made_from") == made_from:
         return held
     found = {"made_from": made_from, **verdict(recipe, run, tokenizer, sft_context)}
     write_json(file, found)
@@ -80,7 +80,7 @@ def verdict(recipe: Recipe, run: Run, tokenizer: "PreTrainedTokenizerBase", sft_
     }
     characters = {
         split: {kind: size["characters"] for kind, size in kinds.items()}
-        for split, kinds in read_json(run.data / "report.json")["splits"].items()
+        for split, kinds in read_object(run.data / "report.json", "splits")["splits"].items()
     }
     shares = {kind: _shares(recipe, kind, tokens, characters) for kind in ("books", "dialogues")}
     processes = _processes(recipe)

@@ -43,14 +43,15 @@ O200K_PATTERN = "|".join(
     )
 )
 
-# The closing token stands inside the generation block: the assistant has to learn to stop.
+# The closing token stands inside the generation block: the assistant has to learn to stop. What is said stays as it is,
+# for Ollama's templates cannot trim; the data are trimmed before (data/conversations.py).
 CHAT_TEMPLATE = (
     f"{DIALOGUE}"
     "{%- for message in messages -%}"
     "{{ message['role'] + '\n' }}"
     "{%- if message['role'] == 'assistant' -%}"
-    "{%- generation -%}{{ message['content'] | trim + '" + END + "' }}{%- endgeneration -%}"
-    "{%- else -%}{{ message['content'] | trim + '" + END + "' }}{%- endif -%}"
+    "{%- generation -%}{{ message['content'] + '" + END + "' }}{%- endgeneration -%}"
+    "{%- else -%}{{ message['content'] + '" + END + "' }}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ 'assistant\n' }}{%- endif -%}"
 )
@@ -143,7 +144,7 @@ def extend_tokenizer(source: str, revision: str | None, model_max_length: int | 
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a damaged file the library raises whatever comes, plain Exceptions too
         raise UserError(
             f"tokenizer: no tokenizer at '{source}' ({first_line(error)}); "
             "give a folder that holds one, or a Hub id while the network is there"
@@ -252,10 +253,19 @@ def ensure_tokenizer(recipe: Recipe, run: Run, say: Callable[[str], None]) -> "P
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer in this folder, without the network."""
+    """The tokenizer in this folder, without the network.
+
+    Raises:
+        UserError: There is none, or its files are damaged.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of a damaged file the library raises whatever comes, plain Exceptions too
+        raise UserError(
+            f"{folder}: no tokenizer can be read there ({first_line(error)}); copy its files again"
+        ) from error
 
 
 def split_texts(run: Run, split: SplitName) -> Iterator[str]:

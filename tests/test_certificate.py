@@ -143,7 +143,9 @@ def test_the_card_names_counts_and_no_text() -> None:
     card = model_card(
         {
             "name": "x",
-            "licence": "mit",
+            "licence": "MIT",
+            "languages": ["ru", "sa"],
+            "sources": [("books", "a.txt", 1200), ("dialogues", "b|c.jsonl", 3)],
             "base": "org/base",
             "base_on_hub": True,
             "context": 108_000,
@@ -180,7 +182,9 @@ def test_the_card_names_counts_and_no_text() -> None:
     assert "| sft | lora | 64 | 9 | 2.0000 | – |" in card
     assert "1 of 2 receipts hold" in card
     assert "| reloaded | 1.00e-06 | 1.00e-09 |" in card and "Not read by anything: GGUF bf16." in card
-    assert "- books: public domain" in card
+    assert "| a.txt | books | 1,200 | public domain |" in card
+    assert "| b\\|c.jsonl | dialogues | 3 | not stated |" in card
+    assert "language:\n- ru\n- sa\n" in card
     assert "vllm serve ./model" in card and "ollama create x -f Modelfile" in card
     assert "Not measured yet" in card
     score = {"name": "a|b", "value": 0.5, "low": 0.25, "high": 0.75, "unit": "share", "n": 4, "target": "95 % of 1,000"}

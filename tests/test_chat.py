@@ -152,6 +152,24 @@ def test_one_answer_as_json(models: Path, capsys) -> None:
     assert figures["answer_tokens"] <= 5 and figures["window"] == 512
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--web --prompt а", "--prompt: nothing to --web"),
+        ("--web --greedy --system а --load x", "--load, --system, --greedy: nothing to --web"),
+        ("--web --max-new-tokens 256 --json", "--max-new-tokens, --json: nothing to --web"),
+        ("--cache q8_0 --prompt а", "--cache: of a GGUF only"),
+        ("--web --context 64 --cache f16", "--context, --cache: of a GGUF only"),
+        ("--port 9000 --prompt а", "--port: the port of the page, so it goes with --web"),
+        ("--json", "--json answers one --prompt"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(models: Path, options: str, sentence: str, capsys) -> None:
+    assert run_command(["chat", str(models / "model"), *options.split()]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told and told.count("\n") == 1
+
+
 def test_russian_is_edited_letter_by_letter(models: Path) -> None:
     """In a real terminal: a backspace takes a whole letter, and what is sent is what is seen."""
     parent, child = pty.openpty()

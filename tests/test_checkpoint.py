@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from shridhar_ft.allowed import allow_option, parse_allowed
-from shridhar_ft.checkpoint import checkpoints, damage, lacking, rotate, write_manifest
+from shridhar_ft.checkpoint import checkpoints, damage, lacking, read_manifest, rotate, write_manifest
 from shridhar_ft.errors import DiskFailed, UserError
 from shridhar_ft.resume import Facts, Resume, choose
-from shridhar_ft.room import check_room
-from shridhar_ft.runfolder import read_json
+from shridhar_ft.room import check_room, need_room
+from shridhar_ft.runfolder import read_json, write_json
 
 NOW = Facts({"learning_rate": 0.1, "rank": 8, "before": "a"}, "recipe", 1, "none", "code", {"torch": "2"})
 NOTHING: frozenset[str] = frozenset()
@@ -40,6 +40,13 @@ def flip(checkpoint: Path) -> None:
     file.write_bytes(content)
 
 
+def swap(checkpoint: Path, old: str, new: str) -> None:
+    file = checkpoint / "MANIFEST.json"
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+
+
 DAMAGE = {
     "flipped byte": (flip, "another hash"),
     "truncated": (lambda c: (c / "model.safetensors").write_bytes(b"x"), "1 bytes instead of 1024"),
@@ -47,8 +54,12 @@ DAMAGE = {
     "missing optimizer": (lambda c: (c / "optimizer.pt").unlink(), "optimizer.pt is missing"),
     "file that joined": (lambda c: (c / "pytorch_model.bin").write_bytes(b"x"), "not one of the files"),
     "garbled manifest": (lambda c: (c / "MANIFEST.json").write_text('{"files": {"mod'), "MANIFEST.json cannot be read"),
-    "empty manifest": (lambda c: (c / "MANIFEST.json").write_text("{}"), "MANIFEST.json cannot be read"),
-    "listed wrongly": (lambda c: (c / "MANIFEST.json").write_text('{"files": ["a"]}'), "MANIFEST.json cannot be read"),
+    "empty manifest": (lambda c: (c / "MANIFEST.json").write_text("{}"), "MANIFEST.json is not what was written"),
+    "manifest that is a list": (lambda c: (c / "MANIFEST.json").write_text("[1]"), "MANIFEST.json cannot be read"),
+    "a setting that changed in it": (lambda c: swap(c, '"learning_rate": 0.1', '"learning_rate": 0.3'), "another hash"),
+    "a key that changed in it": (lambda c: swap(c, '"world_size"', '"world_sixe"'), "another hash"),
+    "its seal under another name": (lambda c: swap(c, '"seal"', '"sea1"'), "another hash"),
+    "a manifest of something else": (lambda c: write_manifest(c, {"settings": {}}), "says nothing of fingerprint, rec"),
     "no manifest": (lambda c: (c / "MANIFEST.json").unlink(), "never finished"),
 }
 
@@ -62,7 +73,57 @@ def test_damage_is_named_and_the_one_before_is_taken(name: str, tmp_path: Path) 
     said: list[str] = []
     assert choose(tmp_path, NOW, NOTHING, said.append) == Resume(good)
     assert len(said) == 1 and told in said[0] and "checkpoint-10" in said[0]
-    assert not bad.exists() and (tmp_path / "checkpoint-10.damaged").is_dir() is (name != "no manifest")
+    aside = "checkpoint-10.unfinished" if name == "no manifest" else "checkpoint-10.damaged"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [aside, "checkpoint-5"]
+
+
+def test_no_flipped_byte_of_a_manifest_is_believed(tmp_path: Path) -> None:
+    held = make(tmp_path, 5)
+    file = held / "MANIFEST.json"
+    content, whole = file.read_bytes(), read_manifest(held)
+    for place in range(len(content)):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            assert read_manifest(held) == whole, f"byte {place} is believed"  # between the values it changes nothing
+        except ValueError as error:
+            assert "MANIFEST.json" in str(error)
+
+
+def test_a_manifest_from_before_the_seal_is_taken_where_it_holds_what_it_held_then(tmp_path: Path) -> None:
+    held = make(tmp_path, 5)
+    manifest = read_json(held / "MANIFEST.json")
+    del manifest["seal"]
+    write_json(held / "MANIFEST.json", manifest)
+    assert choose(tmp_path, NOW, NOTHING, print) == Resume(held)
+    manifest["settings"]["learning_rate"] = 0.3  # its settings had a hash of their own
+    write_json(held / "MANIFEST.json", manifest)
+    assert "not what was written" in str(damage(held))
+
+
+def test_a_checkpoint_without_its_manifest_stays_until_a_later_one_is_whole(tmp_path: Path) -> None:
+    (make(tmp_path, 10) / "MANIFEST.json").unlink()
+    said: list[str] = []
+    assert choose(tmp_path, NOW, NOTHING, said.append) is None, "there is no other: it may be all that is left"
+    assert "checkpoint-10 is set aside as checkpoint-10.unfinished: it was never finished" in said[0]
+    aside = tmp_path / "checkpoint-10.unfinished"
+    make(tmp_path, 5)
+    rotate(tmp_path, keep=2, best=None, verified=set())
+    assert aside.is_dir(), "the one that came further stays"
+    make(tmp_path, 10)
+    rotate(tmp_path, keep=2, best=None, verified=set())
+    assert not aside.exists()
+
+
+def test_it_goes_for_room_only_where_a_whole_one_stands(tmp_path: Path) -> None:
+    aside = make(tmp_path, 10, finished=False).rename(tmp_path / "checkpoint-10.unfinished")
+    too_much = shutil.disk_usage(tmp_path).free + (1 << 40)
+    with pytest.raises(DiskFailed):
+        need_room(tmp_path, too_much, "the files of a checkpoint")
+    assert aside.is_dir()
+    make(tmp_path, 5)
+    with pytest.raises(DiskFailed):
+        need_room(tmp_path, too_much, "the files of a checkpoint")
+    assert not aside.exists()
 
 
 def test_one_damaged_after_another_is_stepped_over_to_the_newest_whole_one(tmp_path: Path) -> None:

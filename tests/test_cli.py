@@ -121,6 +121,10 @@ BAD = {
     "train split shorter than a window": (lambda f: ["stages.2.context=60000"], ["stages.2.context", "60000"]),
     "long text shorter than a window": (lambda f: ["eval.context=20000"], ["eval.long_text", "20000"]),
     "FSDP without a GPU": (lambda f: ["launch.config=accelerate_configs/fsdp2.yaml"], ["FSDP on a CPU", "cpu_zero3"]),
+    "one GPU without a GPU": (
+        lambda f: ["launch.config=accelerate_configs/single_gpu.yaml"],
+        ["it is for a GPU", "cpu.yaml"],
+    ),
     "GPUs without a GPU": (lambda f: ["launch.config=accelerate_configs/zero2.yaml"], ["8 processes", "cpu*.yaml"]),
     "no such accelerate config": (lambda f: ["launch.config=nowhere.yaml"], ["launch.config", "cpu.yaml"]),
 }

@@ -88,3 +88,40 @@ def test_a_recipe_that_fits_gets_the_first_rung(tmp_path: Path, monkeypatch: pyt
 def test_a_wrong_precision_of_parity_is_refused_in_a_sentence(capsys: pytest.CaptureFixture) -> None:
     assert run_command(["doctor", "--parity", "--precision", "fp8"]) == 2
     assert "--precision: fp8 is none of fp32, bf16" in capsys.readouterr().err
+
+
+def proposed(overrides: list[str]) -> dict:
+    recipe = load_recipe("demo", ["sft=null", "train={method: full, batch_size: 1, precision: bf16}", *overrides])
+    return suits({"device": "cuda", "devices": GPUS}, recipe, run_folder(recipe.name))
+
+
+@pytest.mark.parametrize(("flash", "config"), [(True, "accelerate_configs/ulysses.yaml"), (False, None)])
+def test_windows_that_no_card_holds_get_ulysses_where_flash_attention_is(
+    flash: bool, config: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = {"flash_attn": flash, "deepspeed": True}
+    monkeypatch.setattr("shridhar_ft.doctor.suits.find_spec", lambda name: there[name] or None)
+    long = "stages=[{name: a, context: 400000, rope: {type: yarn}}]"
+    found = proposed(["tokenizer={}", "model={base: Qwen/Qwen3-8B}", long])
+    assert found["config"] == config
+    tried = dict(line.split(": ", 1) for line in found["tried"])
+    assert [*tried][:5] == ["ddp", "zero2", "zero3", "fsdp2", "ulysses"]
+    assert tried["ulysses"] == (
+        "fits" if flash else "FlashAttention is not installed: pip install 'shridhar_ft[flash]'"
+    )
+
+
+def test_what_fits_no_machine_alone_is_sent_to_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shridhar_ft.doctor.suits.find_spec", lambda name: True)
+    sizes = "hidden_size: 8192, intermediate_size: 28672, num_hidden_layers: 60, num_attention_heads: 60"
+    found = proposed(
+        [
+            f"model.from_config={{model_type: llama, {sizes}, num_key_value_heads: 4}}",
+            "stages=[{name: a, context: 4096}]",
+        ]
+    )
+    assert found["config"] is None
+    assert "accelerate_configs/multi_node_zero3.yaml would, on several machines like this one" in found["troubles"][0]
+    assert any(line.startswith("ulysses: launch.config: Ulysses shares attention heads") for line in found["tried"])

@@ -11,7 +11,13 @@ import yaml
 
 from shridhar_ft.config import load_recipe
 from shridhar_ft.doctor.parity import write_recipe
-from shridhar_ft.engines import Engine, check_processes, found_deepspeed_file, launched_processes
+from shridhar_ft.engines import (
+    Engine,
+    check_processes,
+    found_deepspeed_file,
+    impatient_launcher,
+    launched_processes,
+)
 from shridhar_ft.errors import UserError
 from shridhar_ft.processes import need_deepspeed
 from shridhar_ft.shipped import shipped
@@ -23,7 +29,7 @@ data: {{books: {{paths: "{data}/books/*.txt"}}, dialogues: [{{paths: "{data}/dia
 tokenizer: {{train: {{vocab_size: 600}}}}
 model:
   from_config:
-    {{model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4}}
+    {{model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 8}}
 train: {{max_steps: 2, log_every: 1, evaluate_every: 1, precision: fp32}}
 stages: [{{name: short, context: 64, gate: tell}}]
 eval: {{max_windows: 1}}
@@ -114,6 +120,42 @@ def test_ulysses_refuses_attention_of_our_own_by_name(recipe) -> None:
     engine("ulysses").check(recipe("model.attention=flash"))
 
 
+@pytest.mark.parametrize(
+    ("heads", "shared", "mend"),
+    [
+        (12, 12, "set parallelism_config_sp_size to 4"),
+        (16, 6, "set parallelism_config_sp_size to 2"),
+        (9, 3, "take another launch.config"),
+    ],
+)
+def test_ulysses_refuses_heads_that_do_not_divide(heads: int, shared: int, mend: str, recipe) -> None:
+    sizes = f"model.from_config={{model_type: llama, num_attention_heads: {heads}, num_key_value_heads: {shared}}}"
+    told = rf"launch.config: Ulysses shares attention heads out among 8.* {heads} \({shared} of .*; {mend}"
+    with pytest.raises(UserError, match=told):
+        engine("ulysses").check(recipe(sizes))
+    engine("zero3").check(recipe(sizes))
+
+
+@pytest.mark.parametrize("shared", [1, 2, 4, 8, 16])
+def test_ulysses_takes_heads_of_which_each_process_has_its_own(shared: int, recipe) -> None:
+    sizes = f"{{model_type: llama, num_attention_heads: 16, num_key_value_heads: {shared}}}"
+    engine("ulysses").check(recipe(f"model.from_config={sizes}"))
+
+
+def test_quantised_weights_are_not_sharded(tmp_path: Path, recipe) -> None:
+    quantised = recipe("train.method=qlora", "model={base: Qwen/Qwen3-8B}", "tokenizer={}")
+    with pytest.raises(UserError, match=r"train.method: FSDP shards weights of one float type"):
+        engine("fsdp2").check(quantised)
+    as_read = yaml.safe_load(shipped("accelerate_configs/zero3.yaml").read_text())["deepspeed_config"]
+    split = changed(tmp_path, "zero3", deepspeed_config={**as_read, "zero3_init_flag": True})
+    with pytest.raises(UserError, match=r"train.method: with zero3_init_flag ZeRO-3 splits weights as they are read"):
+        Engine.of_file(split).check(quantised)
+    engine("zero3").check(quantised)
+    assert "zero2.yaml is safe" in engine("zero3").notes(quantised, "cuda")[0]
+    for name, device, asked in (("zero3", "cpu", quantised), ("zero2", "cuda", quantised), ("zero3", "cuda", recipe())):
+        assert engine(name).notes(asked, device) == []
+
+
 def test_ulysses_with_sdpa_refuses_packed_windows(recipe) -> None:
     with pytest.raises(UserError, match="several documents share a window, and Ulysses with sdpa drops the mask"):
         engine("cpu_ulysses").check_packed(True, "stages/8k")
@@ -153,6 +195,14 @@ def test_processes_for_gpus_are_not_started_on_a_cpu(recipe) -> None:
     engine("cpu_zero2").check(recipe(), device="cpu")
 
 
+@pytest.mark.parametrize("name", ["single_gpu", "mps"])
+def test_a_configuration_for_a_gpu_is_not_trained_on_the_cpu_without_a_word(name: str, recipe) -> None:
+    with pytest.raises(UserError, match=r"it is for a GPU \(use_cpu: false\).*accelerate_configs/cpu.yaml, or auto"):
+        engine(name).check(recipe(), device="cpu")
+    for device in ("cuda", "mps"):
+        engine(name).check(recipe(), device=device)
+
+
 def test_deepspeed_that_is_not_installed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shridhar_ft.processes.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'shridhar_ft\[deepspeed\]'"):
@@ -168,6 +218,7 @@ def test_the_number_of_processes_is_read_off_the_launchers_command() -> None:
     assert launched_processes([*launch, "--config_file", config, "-m", "shridhar_ft.pretrain"]) == 2
     assert launched_processes([*launch, f"--config_file={config}", "--num_processes", "3", "-m", "x"]) == 3
     assert launched_processes([*launch, "-m", "shridhar_ft.pretrain"]) == 1
+    assert launched_processes([]) == 1, "another launcher started it, or none"
 
 
 def test_another_number_of_processes_than_was_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +226,16 @@ def test_another_number_of_processes_than_was_asked_for_is_refused(monkeypatch: 
     with pytest.raises(UserError, match="asks for 2 processes and 1 came up"):
         check_processes(1)
     check_processes(2)
+
+
+def test_a_launcher_that_kills_what_saves_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert impatient_launcher() is None
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert "set TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600" in str(impatient_launcher())
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
+    assert impatient_launcher() is None
 
 
 def launch(config: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -202,6 +263,14 @@ def test_accelerate_alone_is_held_to_its_configurations_number(tmp_path: Path, r
     assert done.returncode != 0
     assert "asks for 2 processes and 1 came up" in done.stderr
     assert left()["status"] == 2
+
+
+@pytest.mark.slow
+def test_accelerate_alone_does_not_take_the_cpu_for_a_gpu(recipe) -> None:
+    recipe()
+    done = launch(shipped("accelerate_configs/single_gpu.yaml"), "-m", "shridhar_ft.pretrain", "r.yaml")
+    assert "launch.config: it is for a GPU (use_cpu: false), and there is none here" in done.stderr
+    assert done.returncode != 0 and "Traceback" not in done.stderr.split("accelerate")[0]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from test_eval_tasks import books
 
 from shridhar_ft.evaluation.hf_reader import HfReader
 from shridhar_ft.evaluation.lm_eval import opening_text, write_tasks
-from shridhar_ft.evaluation.materials import Materials, Text
+from shridhar_ft.evaluation.materials import Materials, Text, Unmeasured
 from shridhar_ft.evaluation.measures import Record, score
 from shridhar_ft.evaluation.retention import Settings as NeedleSettings
 from shridhar_ft.evaluation.ru_pairs import Settings as PairSettings
@@ -126,3 +126,22 @@ def test_the_rule_of_needles(tmp_path: Path) -> None:
         (" там, в саду", "в саду", 0.0),
     ):
         assert judge({"answer": answer}, [said]) == {"right": right}
+
+
+def test_the_harness_own_tasks_run_a_process_a_length(reader: HfReader, tokenizer, tmp_path: Path) -> None:
+    from shridhar_ft.evaluation.hub import Settings, make
+
+    reader.model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reader.model.name_or_path = str(tmp_path)
+    task = make(Settings(tasks=["niah_single_1"], lengths=[700, 5000], limit=2), Materials(), 1)
+    items = task.items(reader)
+    (record,) = task.measure(reader, items[:1])
+    assert record["tasks"]["niah_single_1"]["n"] == 2
+    assert 700 <= record["max_length"] <= WINDOW
+    found = {measure.name: score(measure, [record], 1) for measure in task.measures([record])}
+    task.scores([record], found, [])
+    (one,) = found.values()
+    assert one.name == "lm-eval: niah_single_1 at 700" and one.n == 2 and one.low <= one.value <= one.high
+    with pytest.raises(Unmeasured, match=r"at 5,000 tokens: a prompt and its answer take \d+ tokens"):
+        list(task.measure(reader, items[1:]))

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from shridhar_ft.evaluation.measures import Measure, difference, macro, ratio, score, total, wilson
+from shridhar_ft.evaluation.measures import (
+    ONE_ITEM,
+    UNDEFINED,
+    Measure,
+    difference,
+    macro,
+    ratio,
+    score,
+    total,
+    wilson,
+)
 
 
 def share(name: str = "hit") -> Measure:
@@ -31,6 +41,89 @@ def test_a_share_of_ten_equal_hits_is_not_certain() -> None:
     assert found.value == 1.0
     assert found.low < 0.75, "the bootstrap alone would say [1, 1]"
     assert found.n == 10
+
+
+def kept(near: list[float], far: list[float]) -> tuple[Measure, list[dict]]:
+    """The ratio of two shares, and its records."""
+    rows = [
+        {"key": f"{at}{i}", "at": at, "hit": h} for at, hits in (("a", near), ("b", far)) for i, h in enumerate(hits)
+    ]
+    measure = Measure(
+        "kept",
+        lambda r: {f"{r['at']}/sum": r["hit"], f"{r['at']}/n": 1.0},
+        lambda sums: ratio(total("b")(sums), total("a")(sums)),
+        "ratio",
+        of_shares=True,
+    )
+    return measure, rows
+
+
+def test_a_ratio_of_two_full_shares_is_not_certain() -> None:
+    found = score(*kept([1.0] * 5, [1.0] * 5), seed=1)
+    assert found.value == 1.0
+    assert found.low < 0.75 and found.high > 1.2
+    wide, narrow = score(*kept([1.0] * 5, [0.0] * 5), seed=1), score(*kept([1.0] * 500, [0.0] * 500), seed=1)
+    assert wide.value == narrow.value == 0.0
+    assert wide.low >= 0 and wide.high > 0.3 > 0.01 > narrow.high > 0.001
+
+
+def test_a_ratio_of_shares_is_as_wide_as_its_bootstrap_where_that_is_known() -> None:
+    hits = [float(i % 2) for i in range(400)]
+    found = score(*kept(hits, hits), seed=1)
+    # Of two shares of a half, n each, the logarithm of the ratio has the variance 2/n.
+    assert (found.low, found.high) == (pytest.approx(0.87, abs=0.02), pytest.approx(1.15, abs=0.02))
+
+
+def test_an_undefined_ratio_has_no_interval_and_says_why() -> None:
+    found = score(*kept([0.0] * 5, [1.0] * 5), seed=1)
+    assert np.isnan([found.value, found.low, found.high]).all()
+    assert found.lacking == UNDEFINED
+
+
+def test_none_of_many_is_not_never() -> None:
+    measure = Measure(
+        "copies", lambda r: {"x/sum": r["hit"], "x/n": 193.0}, total("x"), "share of runs", False, overlap=8
+    )
+    found = score(measure, records([0.0] * 48), seed=1)
+    assert (found.value, found.low, found.n) == (0.0, 0.0, 48)
+    # The rule of three gives 3 ÷ n at 95 % from one side; of 9,264 runs that overlap by eight, 1,158 are independent.
+    assert 3 / 1158 < found.high < 4 / 1158
+
+
+def test_shares_stay_within_0_and_1() -> None:
+    for hits in ([1.0] * 7, [0.0] * 7):
+        found = score(share(), records(hits), seed=1)
+        assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_one_item_has_no_interval() -> None:
+    measure = Measure("mean", lambda r: {"x/sum": r["hit"], "x/n": 1.0}, total("x"), "nats")
+    found = score(measure, records([3.0]), seed=1)
+    assert found.value == 3.0 and np.isnan([found.low, found.high]).all()
+    assert found.lacking == ONE_ITEM
+    gap = difference(measure, records([3.0]), records([2.0]), seed=1)
+    assert gap["difference"] == 1.0 and np.isnan([gap["low"], gap["high"]]).all()
+
+
+def test_few_windows_are_resampled_by_their_blocks() -> None:
+    draw = np.random.default_rng(3)
+
+    def blocks(record: dict) -> list[dict[str, float]]:
+        return [{"x/sum": value, "x/n": 1.0} for value in record["values"]]
+
+    measure = Measure(
+        "loss", lambda r: {"x/sum": sum(r["values"]), "x/n": len(r["values"])}, total("x"), "nats", blocks=blocks
+    )
+    rows = [{"key": i, "values": draw.normal(3, 1, 100).tolist()} for i in range(5)]
+    one, five = score(measure, rows[:1], seed=1), score(measure, rows, seed=1)
+    assert (one.n, five.n) == (100, 5)
+    assert one.value == pytest.approx(np.mean(rows[0]["values"]))
+    assert one.high - one.low == pytest.approx(4 * 1.96 / 2 / 10, rel=0.3)
+
+
+def test_nothing_shared_is_no_difference() -> None:
+    theirs = [{**record, "key": f"x{record['key']}"} for record in records([1.0, 0.0])]
+    assert difference(share(), records([1.0, 0.0]), theirs, seed=1) is None
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:

@@ -60,4 +60,14 @@ def test_shipped_suites_load(name: str) -> None:
 
 
 def test_the_default_suite_measures_everything() -> None:
-    assert [wanted.name for wanted in load_suite("default")] == list(TASKS)
+    assert [wanted.name for wanted in load_suite("default")] == [name for name in TASKS if name != "lm_eval"]
+
+
+def test_without_the_harness_the_suite_hub_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shridhar_ft.evaluation import hub
+    from shridhar_ft.evaluation.materials import Materials, Unmeasured
+
+    (wanted,) = load_suite("hub")
+    monkeypatch.setattr(hub, "find_spec", lambda name: None)
+    with pytest.raises(Unmeasured, match=r"pip install 'shridhar_ft\[lm-eval\]'"):
+        wanted.make(Materials(), 1).items(None)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from shridhar_ft.evaluation.ends import REASONS
 from shridhar_ft.evaluation.haystack import Haystack
 from shridhar_ft.evaluation.hf_reader import HfReader
 from shridhar_ft.evaluation.materials import Materials, Text, Unmeasured
@@ -108,7 +109,14 @@ def test_scores_know_hits_floors_and_ceilings() -> None:
             "tokens": length,
         }
         | {"exact": hit, "choice": hit}
-        for how, length, hits in (("facts", 4096, 10), ("facts", 8192, 5), ("absent", 4096, 1), ("alone", 4096, 9))
+        for how, length, hits in (
+            ("facts", 4096, 10),
+            ("facts", 8192, 5),
+            ("absent", 4096, 3),
+            ("absent", 8192, 1),
+            ("alone", 4096, 10),
+            ("alone", 8192, 9),
+        )
         for i, hit in enumerate([1.0] * hits + [0.0] * (10 - hits))
     ]
     from shridhar_ft.evaluation.measures import score
@@ -118,9 +126,49 @@ def test_scores_know_hits_floors_and_ceilings() -> None:
     kept = found["retention at 8,192, exact"]
     assert (kept.value, kept.n) == (0.5, 20)
     assert kept.low < 0.5 < kept.high
+    assert (kept.floor, kept.floor_of) == (0.1, "the facts left out at 8,192 tokens")
+    near = found["needles at 4,096, exact"]
+    assert (near.floor, near.ceiling) == (0.3, 1.0)
     at_end = found["single_key at 8,192, exact"]
     assert (at_end.floor, at_end.ceiling, at_end.n) == (0.1, 0.9, 10)
     assert details["exact"]["effective_length"] == {"single_key": 4096}
     assert details["exact"]["worst_depth"]["share"] == 0.0
     assert details["exact"]["heat_map"]["shares"][0] == [1.0] * 10
     assert details["exact"]["supported"] is False
+
+
+def test_controls_are_measured_at_the_base_length_and_at_the_longest(reader: HfReader, corpus: list[str]) -> None:
+    texts = Materials(long_text=[Text("книга", corpus[0])])
+    items = make(Settings(kinds=["single_key"], lengths=[256, 512, 1024], depths=2, seeds=1), texts, 1).items(reader)
+    held = {how: {item["length"] for item in items if item["how"] == how} for how in ("facts", "absent", "alone")}
+    assert held == {"facts": {256, 512, 1024}, "absent": {256, 1024}, "alone": {256, 1024}}
+
+
+def test_retention_from_nothing_is_undefined_and_says_so() -> None:
+    from shridhar_ft.evaluation.measures import score
+
+    task = make(Settings(), Materials(), 1)
+    cells = [
+        ("facts", 4096, 0.0),
+        ("facts", 8192, 1.0),
+        *((how, n, 0.0) for how in ("absent", "alone") for n in (4096, 8192)),
+    ]
+    records = [
+        {
+            "key": f"{how}{n}{i}",
+            "how": how,
+            "kind": "single_key",
+            "length": n,
+            "depth": i,
+            "tokens": n,
+            "exact": hit,
+            "choice": hit,
+        }
+        for how, n, hit in cells
+        for i in range(3)
+    ]
+    found = {measure.name: score(measure, records, 1) for measure in task.measures(records)}
+    task.scores(records, found, [])
+    kept = found["retention at 8,192, exact"]
+    assert kept.lacking == "undefined: nothing was found at 4,096 tokens"
+    assert kept.floor is None and kept.floor_of in REASONS

@@ -116,6 +116,7 @@ def test_a_gguf_says_what_its_folder_says(folder: Path, reader: HfReader) -> Non
     write_gguf(folder, file, "f32", "tiny")
     other: Reader = GgufReader(file, "tiny.gguf")
     assert (other.opening, other.ends, other.window) == (reader.opening, reader.ends, reader.window)
+    assert other.closing() == reader.closing() != []
     text = "Терпение — это не молчание, а доверие."
     assert other.encode(text) == reader.encode(text)
     prompt, answer = [*reader.opening, *reader.encode(text)], ids_of(6, 3)

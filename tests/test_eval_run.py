@@ -7,6 +7,8 @@ import pytest
 from eval_runs import make_run, write_suite
 
 from shridhar_ft.cli import run_command
+from shridhar_ft.evaluation.ends import REASONS
+from shridhar_ft.evaluation.ngrams import GRAMS
 from shridhar_ft.model.build import model_fingerprint
 from shridhar_ft.shipped import shipped
 
@@ -38,8 +40,10 @@ def test_every_score_has_its_interval_floor_and_ceiling_or_says_why_not(capsys) 
         if score["value"] is not None:
             assert score["low"] <= score["value"] <= score["high"], score
         assert score["n"] > 0
-        assert score["floor"] is not None or score["floor_of"]
-        assert score["ceiling"] is not None or score["ceiling_of"]
+        for end in ("floor", "ceiling"):
+            assert score[end] is not None or score[f"{end}_of"] in REASONS, score
+    (bits,) = (s for s in found["scores"] if s["name"] == "bits per byte, the author's held-out books")
+    assert 0.5 < bits["floor"] < 4 and bits["floor_of"] == GRAMS, "the text itself has about two bits a byte"
     assert found["environment"]["packages"]["torch"]
     run_command(["eval", "runs/tiny", "--suite", "suite.yaml"])
     table = capsys.readouterr().out
@@ -94,6 +98,40 @@ def test_two_models_are_compared_pair_by_pair(capsys, folder: Path, llama) -> No
     assert floors["bits per byte, the author's held-out books"]["floor"] == pytest.approx(bits["ours"])
     same = results("--compare", "runs/tiny", "runs/tiny", capsys=capsys)
     assert all(row["difference"] in (0, None) and row["better"] == "neither" for row in same["differences"])
+
+
+def test_a_base_that_was_measured_by_something_else_is_refused(capsys, folder: Path) -> None:
+    write_suite(folder / "bytes.yaml", bits_per_byte={"passages": 4, "characters": 300})
+    write_suite(folder / "longer.yaml", bits_per_byte={"passages": 4, "characters": 400})
+    results("runs/tiny", "--suite", "bytes.yaml", capsys=capsys)
+    for arguments, words in (
+        (["seed=5", "--suite", "bytes.yaml"], "its seed is 108 and this one's 5"),
+        (["--suite", "longer.yaml"], "its settings of bits_per_byte differ"),
+        (["--suite", "suite.yaml"], "it has no loss_by_position"),
+        (["eval.others=[suite.yaml]", "--suite", "bytes.yaml"], "its texts differ"),
+    ):
+        (folder / "book.txt").write_text("Он пошёл в лес. " * 40, encoding="utf-8")
+        arguments = [argument.replace("[suite.yaml]", "[book.txt]") for argument in arguments]
+        assert run_command(["eval", "runs/tiny", *arguments, "--base", "runs/tiny"]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+
+
+def test_another_window_shares_no_window_and_gives_no_floor(capsys, folder: Path, llama) -> None:
+    short = folder / "short"
+    llama(seed=3, max_position_embeddings=512).save_pretrained(short)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (short / name).write_bytes((folder / "runs/tiny/export/model" / name).read_bytes())
+    write_suite(folder / "two.yaml", loss_by_position={"windows": 2}, bits_per_byte={"passages": 4, "characters": 300})
+    results("short", "--texts", "tiny", "--suite", "two.yaml", capsys=capsys)
+    (theirs,) = (folder / "runs/tiny/eval/models").glob("short-*")
+    own = results("runs/tiny", "--suite", "two.yaml", "--base", str(theirs), capsys=capsys)
+    floors = {score["name"]: score["floor_of"] for score in own["scores"]}
+    assert floors["loss (windows)"] == GRAMS, "the base read other windows"
+    assert floors["bits per byte, the author's held-out books"] == "the base model on the same passages"
+    found = results("--compare", "runs/tiny", str(theirs), capsys=capsys)
+    assert found["left_out"]["loss_by_position"] == "the windows differ, so no item is shared"
+    assert [row["name"] for row in found["differences"]] == ["bits per byte, the author's held-out books"]
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_a_verifier_that_tells_nothing_makes_no_score(texts: Materials) -> None:
     found = {measure.name: score(measure, rows, 1) for measure in task.measures(rows)}
     task.scores(rows, found, [])
     assert np.isnan(found["style acceptance S"].value)
-    assert "undefined" in found["style acceptance S"].ceiling_of
+    assert "undefined: the verifier accepts" in found["style acceptance S"].lacking
 
 
 def test_too_few_authors_are_refused(tokenizer, llama, texts: Materials) -> None:

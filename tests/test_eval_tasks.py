@@ -15,6 +15,9 @@ from shridhar_ft.evaluation.hf_reader import HfReader
 from shridhar_ft.evaluation.lm_eval import write_tasks
 from shridhar_ft.evaluation.materials import Materials, Term, Text, Unmeasured, read_glossary
 from shridhar_ft.evaluation.measures import score
+from shridhar_ft.evaluation.reader import ending
+from shridhar_ft.evaluation.ru_pairs import Settings as PairSettings
+from shridhar_ft.evaluation.ru_pairs import make as make_pairs
 from shridhar_ft.evaluation.suite import Wanted
 from shridhar_ft.evaluation.term_cloze import Settings as TermSettings
 from shridhar_ft.evaluation.term_cloze import lemma_of
@@ -63,6 +66,61 @@ def test_dialogue_measures(reader: HfReader) -> None:
     wanted = reader.after([*reader.encode(item["answer"]), reader.tokenizer.eos_token_id]).sum()
     assert record["nats"] == pytest.approx(float(wanted), rel=1e-5)
     assert found["answers in the right language"].ceiling == 1.0
+
+
+def test_an_answer_ends_with_what_the_chat_template_closes_it_with(reader: HfReader) -> None:
+    """Llama 3.1 lists the end of a text before that of a turn: the smallest of the ends is not the right one."""
+    end = reader.tokenizer.eos_token_id
+    other = next(token for token in range(end) if token not in reader.ends)
+    reader.ends = {other, end}
+    assert reader.closing() == [end]
+    task = make_dialogue(DialogueSettings(conversations=6, answer_tokens=8), Materials(dialogues=talks(8)), 1)
+    item = task.items(reader)[0]
+    (record,) = task.measure(reader, [item])
+    reader.read(item["prompt"])
+    assert record["nats"] == pytest.approx(float(reader.after([*reader.encode(item["answer"]), end]).sum()), rel=1e-5)
+    reader.ends = {other}
+    assert reader.closing() == []
+    task.items(reader)
+    assert any("no token that ends one" in note for note in task.notes)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ends", "wanted"),
+    [
+        ([1, 7, 5, 9, 3], [1, 8, 8, 5, 9, 3], {3, 9}, [9]),  # the first one behind the answer
+        ([9, 1, 7, 5, 9], [9, 1, 8, 5, 9], {2, 9}, [9]),
+        ([9, 1, 7, 5], [9, 1, 8, 5], {9}, []),  # not one that stands before the answer
+    ],
+)
+def test_the_end_of_an_answer(first: list[int], second: list[int], ends: set[int], wanted: list[int]) -> None:
+    assert ending([first, second], ends) == wanted
+
+
+def test_sentences_beyond_the_window_are_refused_and_never_scored(tokenizer, llama) -> None:
+    short = HfReader(llama(max_position_embeddings=16), tokenizer, "short", "")
+    pair = {"key": "1", "set": "own", "paradigm": "p", "cluster": "c", "unigram": 0.5, "bigram": 0.5}
+    sentence = "Он часто думал про терпение и долго говорил с другом."
+    with pytest.raises(Unmeasured, match="the model's window 16"):
+        list(make_pairs(PairSettings(), Materials(), 1).measure(short, [{**pair, "good": sentence, "bad": sentence}]))
+    task = make_terms(TermSettings(items=30), books(), 1)
+    with pytest.raises(Unmeasured, match="the model's window 16"):
+        list(task.measure(short, task.items(short)[:1]))
+    with pytest.raises(AssertionError, match="beyond the window"):
+        short.nats([np.arange(17)])
+
+
+def test_definitions_that_do_not_fit_are_left_out_of_the_ceiling(reader: HfReader) -> None:
+    texts = books()
+    texts.glossary = [Term(term.term, "слово " * (600 if n == 0 else 1)) for n, term in enumerate(texts.glossary)]
+    task = make_terms(TermSettings(items=30), texts, 1)
+    records = list(task.measure(reader, task.items(reader)))
+    opened = [record["open"] for record in records]
+    assert any(value is None for value in opened) and any(value is not None for value in opened)
+    (measure,) = task.measures(records)
+    found = score(measure, records, 1)
+    notes = task.scores(records, {measure.name: found}, [])["notes"]
+    assert any("too long ones" in note for note in notes)
 
 
 def test_dialogue_needs_conversations_and_a_template(reader: HfReader) -> None:

@@ -3,11 +3,16 @@
 import json
 import shutil
 import subprocess
+import sys
 from collections import namedtuple
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from run_folders import half_run
 from transformers import AutoTokenizer
 
 from shridhar_ft.adapter_base import AdapterBase
@@ -17,8 +22,9 @@ from shridhar_ft.config import Model
 from shridhar_ft.config_export import Export
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import DiskFailed, UserError
+from shridhar_ft.export import card
 from shridhar_ft.export.hub import push_to_hub, upload
-from shridhar_ft.export.ollama import CONVERSATIONS, modelfile, ollama_template
+from shridhar_ft.export.ollama import CONVERSATIONS, TEMPLATES, modelfile, ollama_template
 from shridhar_ft.export.room import need_room
 from shridhar_ft.export.serve import serve_commands
 from shridhar_ft.model.build import weights_hash
@@ -63,7 +69,7 @@ def test_an_adapter_becomes_a_whole_export(adapter: Path, capsys) -> None:
         "export.shard_gb=1e-5",
     ]
     assert run_command(["export", str(adapter), *wanted]) == 0
-    out = adapter.parent / "export"
+    out = adapter.parent / "adapter-export"
     for name in ("README.md", "Modelfile", "certificate.json", "part.json", "adapter-q8_0.gguf", "model/config.json"):
         assert (out / name).is_file(), name
     assert len(list((out / "model").glob("model-*-of-*.safetensors"))) > 1
@@ -72,8 +78,144 @@ def test_an_adapter_becomes_a_whole_export(adapter: Path, capsys) -> None:
     certificate = json.loads((out / "certificate.json").read_text())
     assert certificate["ok"] and certificate["claimed"]["artefacts"][:3] == ["base + adapter", "merged", "reloaded"]
     assert "PARAMETER num_ctx 128" in (out / "Modelfile").read_text() and "Кратко" in (out / "Modelfile").read_text()
-    card = (out / "README.md").read_text()
-    assert card.startswith("---\nlicense: mit\n") and "vllm serve ./model --max-model-len 128" in card
+    text = (out / "README.md").read_text()
+    assert text.startswith("---\nlicense: mit\n") and "vllm serve ./model --max-model-len 128" in text
+
+
+def test_each_adapter_has_a_place_of_its_own_for_its_export(adapter: Path, capsys, monkeypatch) -> None:
+    sibling = shutil.copytree(adapter, adapter.with_name("sibling"))
+    (adapter.parent / "export").mkdir()
+    (adapter.parent / "export" / "mine.txt").write_text("somebody's own")
+    monkeypatch.chdir(sibling)
+    assert run_command(["export", "."]) == 0 and run_command(["export", str(adapter)]) == 0
+    for name in ("adapter", "sibling"):
+        assert (adapter.parent / f"{name}-export" / "README.md").read_text().count(f"# {name}\n") == 1
+    assert (adapter.parent / "export" / "mine.txt").read_text() == "somebody's own"
+    assert run_command(["export", "."]) == 0, "its own export is replaced"
+
+
+@pytest.mark.parametrize("what", ["a folder", "a file", "a link to nowhere"])
+def test_what_no_export_made_is_not_replaced(adapter: Path, what: str, capsys) -> None:
+    target = adapter.with_name("adapter-export")
+    if what == "a folder":
+        target.mkdir()
+        (target / "mine.txt").write_text("somebody's own")
+    elif what == "a file":
+        target.write_text("somebody's own")
+    else:
+        target.symlink_to("nowhere")
+    before = files(adapter.parent)
+    assert run_command(["export", str(adapter)]) == 2
+    assert "is no export of ours" in capsys.readouterr().err
+    assert files(adapter.parent) == before
+
+
+HOLD = """
+import pathlib, sys
+from shridhar_ft.runfolder import Run, locked, only_one
+what, kind = pathlib.Path(sys.argv[1]), sys.argv[2]
+with locked(what, "") if kind == "file" else only_one(Run(what), kind):
+    print("held", flush=True)
+    input()
+"""
+
+
+@pytest.mark.parametrize("text", ['говори """тихо"""', 'скажи "да"'])
+@pytest.mark.parametrize("key", ["system", "licence"])
+def test_quotation_marks_are_refused_before_the_merge(adapter: Path, key: str, text: str, capsys) -> None:
+    before = files(adapter.parent)
+    quoted = json.dumps(text, ensure_ascii=False)
+    assert run_command(["export", str(adapter), "export.ollama=true", f"export.{key}={quoted}"]) == 2
+    told = capsys.readouterr().err
+    assert f"export.{key}: a Modelfile cannot hold" in told and "merging" not in told
+    assert files(adapter.parent) == before
+
+
+@pytest.mark.parametrize("there", ["stages", "tokenizer"])
+def test_half_a_run_is_not_taken_for_a_recipe(tmp_path: Path, there: str, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    half_run(tmp_path)
+    copy = tmp_path / "copy" / "whole"
+    (copy / there).mkdir(parents=True)
+    shutil.copy("runs/whole/recipe.yaml", copy)
+    assert run_command(["export", str(copy)]) == 2
+    assert f"half a run folder ({there}/, and neither status.json nor data/part.json)" in capsys.readouterr().err
+
+
+def test_the_card_of_an_adapter_says_what_is_not_known(adapter: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(adapter.parent)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter.parent / "org").mkdir()
+    (adapter.parent / "base").rename(adapter.parent / "org" / "base")  # a folder whose path looks like a Hub id
+    (adapter / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "org/base"}))
+    wanted = ["export.licence=Наша лицензия", "export.language=[ru,sa]", "export.data_licences={books: CC0}"]
+    assert run_command(["export", "adapter", *wanted]) == 0
+    text = Path("adapter-export/README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(text.split("---")[1])
+    assert (front["license"], front["license_name"], front["language"]) == ("other", "Наша лицензия", ["ru", "sa"])
+    assert "base_model" not in front and "org/base" not in text and str(adapter.parent) not in text
+    assert "The adapter adapter (LORA of rank 4), merged onto base with" in text and "- books: CC0" in text
+    for section in ("Data", "Training", "Receipts", "Evaluation", "Limits"):
+        assert text.split(f"## {section}\n\n")[1].startswith("Not known: trained outside a run"), section
+    assert run_command(["export", "adapter", "export.language=[russian]"]) == 2
+
+
+def test_a_card_on_the_hub_names_its_repository(monkeypatch, tmp_path: Path) -> None:
+    commands = {"vLLM": "vllm serve ./model --max-model-len 64", "transformers serve": "transformers serve ./model"}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "README.md").write_text("\n".join(card._serving(commands, False, "x")), encoding="utf-8")
+    sent: dict[str, Any] = {}
+    hub = "huggingface_hub.HfApi."
+    monkeypatch.setattr(f"{hub}create_repo", lambda *_, **__: None)
+
+    def upload_file(*_: object, path_or_fileobj: bytes, path_in_repo: str, **__: object) -> None:
+        sent[path_in_repo] = path_or_fileobj
+
+    monkeypatch.setattr(f"{hub}upload_file", upload_file)
+    monkeypatch.setattr(f"{hub}upload_folder", lambda *_, **given: namedtuple("c", "commit_url")(given))
+    commit = push_to_hub(tmp_path, "me/mine", True, print)
+    text = sent["README.md"].decode()
+    assert "vllm serve me/mine --max-model-len 64" in text and "transformers serve me/mine" in text
+    assert "./model" not in text and "README.md" not in commit
+    assert "./model" in (tmp_path / "README.md").read_text(encoding="utf-8"), "the card here stays as it is"
+
+
+def test_the_hubs_own_licences_are_known() -> None:
+    assert card.licence_lines("Apache-2.0") == {"license": "apache-2.0"}
+    assert card.licence_lines("other") == {"license": "other"}
+    assert card.licence_lines("public domain") == {"license": "other", "license_name": "public domain"}
+
+
+@contextmanager
+def held(what: Path, kind: str):
+    """Another process that holds a run or a lock file."""
+    command = [sys.executable, "-c", HOLD, str(what), kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        yield
+        other.communicate("\n")
+
+
+def test_two_exports_of_one_adapter_do_not_meet(adapter: Path, capsys) -> None:
+    before = files(adapter.parent)
+    with held(adapter.with_name(".adapter-export.lock"), "file"):
+        assert run_command(["export", str(adapter)]) == 2
+    assert "adapter-export: another process is writing it" in capsys.readouterr().err
+    assert files(adapter.parent) == before
+    assert run_command(["export", str(adapter)]) == 0
+
+
+@pytest.mark.parametrize("kind", ["run", "training"])
+def test_a_run_at_work_is_not_exported(kind: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = half_run(tmp_path)
+    before = files(tmp_path)
+    with held(run.root, kind):
+        for what in ("runs/whole", str(run.root)):
+            assert run_command(["export", what]) == 2
+            told = capsys.readouterr().err
+            assert told.count("\n") == 1 and "another process is working on this run" in told
+    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("harm", ["gone base", "another base", "no tensors", "another RoPE"])
@@ -256,6 +398,29 @@ def test_three_engines_give_the_same_tokens(kind: str, go, tokenizer, llama, tmp
         assert used(rendered, add_special_tokens=False).input_ids == own
 
 
+SPACES = [
+    {"role": "user", "content": "  Раз \n"},
+    {"role": "assistant", "content": " два\n\n"},
+    {"role": "user", "content": "\tтри "},
+]
+"""Spaces at both ends of what is said, which a person may type."""
+
+
+def test_spaces_around_what_is_said_stay_in_every_template(tokenizer) -> None:
+    known, _, _ = TEMPLATES["shridhar_ft"]  # what the Modelfile's template is known to render
+    rendered = tokenizer.apply_chat_template(SPACES, tokenize=False, add_generation_prompt=True)
+    assert (
+        rendered
+        == known(SPACES)
+        == "<|dialogue|>user\n  Раз \n<|end|>assistant\n два\n\n<|end|>user\n\tтри <|end|>assistant\n"
+    )
+
+
+def test_go_keeps_spaces_around_what_is_said(go, tokenizer) -> None:
+    template, _ = ollama_template(tokenizer)
+    assert go(template, SPACES) == tokenizer.apply_chat_template(SPACES, tokenize=False, add_generation_prompt=True)
+
+
 def test_a_modelfile_says_what_ollama_needs(tokenizer) -> None:
     written = modelfile("x.gguf", tokenizer, 108_000, SAMPLING, "Отвечай кратко.", "mit")
     for line in (
@@ -267,6 +432,11 @@ def test_a_modelfile_says_what_ollama_needs(tokenizer) -> None:
         'SYSTEM """Отвечай кратко."""',
     ):
         assert line in written.splitlines()
+    theirs = modelfile("x.gguf", tokenizer, 1, {"do_sample": True, "top_k": 64, "eos_token_id": [1, 106]}, None, "mit")
+    assert [line for line in theirs.splitlines() if line.startswith("PARAMETER ")][2:] == [
+        "PARAMETER repeat_penalty 1.0",
+        "PARAMETER top_k 64",
+    ]
     with pytest.raises(UserError, match="three quotation marks"):
         modelfile("x.gguf", tokenizer, 1, SAMPLING, 'a"""b', "mit")
 

@@ -1,8 +1,10 @@
 """Merging tensor by tensor gives what peft's merge_and_unload gives, in all its ways; what does not fit is refused."""
 
 import json
+from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,10 +13,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from shridhar_ft.adapter_base import AdapterBase
 from shridhar_ft.adapters import attach, load_weights
 from shridhar_ft.config_training import Tuning
-from shridhar_ft.errors import CheckFailed, UserError
+from shridhar_ft.errors import CheckFailed, DiskFailed, UserError
+from shridhar_ft.export import memory
+from shridhar_ft.export.merge import Merge, merge_and_certify
 from shridhar_ft.export.merge_stream import Plan, plan_merge
 from shridhar_ft.export.tensors import Planned, write_shards
-from shridhar_ft.model.build import grow_vocabulary, weights_hash
+from shridhar_ft.model.build import grow_vocabulary, load_model, weights_hash
 from shridhar_ft.model.quantized import Quantization, quantize
 from shridhar_ft.weights import Weights
 
@@ -176,3 +180,84 @@ def test_what_only_peft_can_merge_is_named(llama, tokenizer, tmp_path: Path) -> 
     file.write_text(json.dumps({**settings, "lora_bias": True}))
     reason = plan_merge(weights, AutoConfig.from_pretrained(weights.base), tokenizer)
     assert isinstance(reason, str) and "lora_bias" in reason
+
+
+# ------------------------------------------------------------------------------- a base that sees images too
+
+
+@pytest.fixture
+def seeing(tmp_path: Path) -> Path:
+    """A tiny Gemma 3 with eyes, stored as the published ones are."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {"vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 6, "head_dim": 8}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 16, "max_position_embeddings": 64}
+    sight = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sight |= {"image_size": 28, "patch_size": 14, "vision_use_head": False}
+    torch.manual_seed(0)
+    Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=sight, mm_tokens_per_image=4)
+    ).save_pretrained(tmp_path / "seeing")
+    names = list(load_file(tmp_path / "seeing" / "model.safetensors"))
+    assert "language_model.model.layers.0.self_attn.q_proj.weight" in names
+    return tmp_path / "seeing"
+
+
+@pytest.fixture
+def on_its_text(seeing: Path, tokenizer) -> Weights:
+    """A shaken adapter on the text model in it."""
+    config = AutoConfig.from_pretrained(seeing).get_text_config()
+    base = load_model(seeing, config, "sdpa", torch.float32)
+    hashed = weights_hash(base)
+    model = attach(base, Tuning(method="lora", rank=4, train_embeddings=True), grow_vocabulary(base, tokenizer) > 0)
+    shake(model)
+    folder = seeing.parent / "adapter"
+    model.save_pretrained(folder)
+    weights = Weights(str(seeing), adapters=(str(folder),))
+    AdapterBase.of(weights, hashed, (), None, config).write(folder)
+    return weights
+
+
+def text_config(weights: Weights):
+    return AutoConfig.from_pretrained(weights.base).get_text_config()
+
+
+def test_the_text_model_of_a_base_that_sees_is_merged_tensor_by_tensor(
+    on_its_text: Weights, tokenizer, tmp_path: Path
+) -> None:
+    plan = plan_merge(on_its_text, text_config(on_its_text), tokenizer)
+    assert isinstance(plan, Plan) and plan.architecture == "Gemma3ForCausalLM"
+    assert plan.ignored and not [name for name in plan.ignored if name.startswith(("language_model.", "model.layers"))]
+    (tmp_path / "out").mkdir()
+    (file,) = plan.write(tmp_path / "out", "float32", 1 << 30)
+    model, _, _ = load_weights(on_its_text, text_config(on_its_text), tokenizer, "sdpa", torch.float32)
+    same(load_file(file), dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("free", [10**12, 1000], ids=["whole", "from the disk"])
+def test_it_is_certified_and_read_again(
+    free: int, on_its_text: Weights, tokenizer, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda: free)
+    (tmp_path / "out").mkdir()
+    text = np.arange(64, dtype=np.int32)
+    merge = Merge(on_its_text, text_config(on_its_text), tokenizer, text, 32, "float32")
+    assert merge_and_certify(merge, tmp_path / "out", print)["ok"]
+    assert AutoConfig.from_pretrained(tmp_path / "out" / "model").model_type == "gemma3_text"
+
+
+# --------------------------------------------------------------------------------------- merged in memory
+
+
+def test_room_is_looked_for_before_anything_is_loaded(llama, tokenizer, tmp_path: Path, monkeypatch) -> None:
+    weights = adapted(llama, tokenizer, tmp_path, Tuning(method="lora", rank=4))
+    file = Path(weights.adapters[0]) / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "lora_bias": True}))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shridhar_ft.export.room.shutil.disk_usage", lambda _: usage(1, 1, 1000))
+    monkeypatch.setattr("shridhar_ft.export.merge.load_weights", lambda *_, **__: pytest.fail("it was loaded"))
+    (tmp_path / "out").mkdir()
+    text = np.arange(64, dtype=np.int32)
+    merge = Merge(weights, AutoConfig.from_pretrained(weights.base), tokenizer, text, 64, "float32")
+    with pytest.raises(DiskFailed, match="GB are free; make room"):
+        merge_and_certify(merge, tmp_path / "out", print)

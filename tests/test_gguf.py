@@ -13,7 +13,8 @@ from shridhar_ft.config_rope import Rope
 from shridhar_ft.errors import UserError
 from shridhar_ft.export.certificate import holds, logits_at, places
 from shridhar_ft.export.gguf_certificate import PROBE, read_file
-from shridhar_ft.export.gguf_limits import check_gguf, check_written, pre_tokenizer
+from shridhar_ft.export.gguf_limits import check_gguf, check_written
+from shridhar_ft.export.gguf_vocab import pre_tokenizer
 from shridhar_ft.model.build import base_config, build_model
 from shridhar_ft.model.rope import StageRope, apply_rope
 
@@ -223,5 +224,5 @@ def test_combining_marks_stay_with_their_letters(corpus, tmp_path: Path) -> None
 def test_a_damaged_file_is_told_in_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "tiny.gguf"
     file.write_bytes(b"GGUF" + b"\0" * 100)
-    with pytest.raises(UserError, match=r"llama.cpp cannot read this file"):
+    with pytest.raises(UserError, match=r"no whole GGUF"):
         GgufModel(file)

@@ -176,6 +176,7 @@ def test_a_run_that_ended_before_its_first_status_is_told_from_one_that_prepares
     Path("runs/new/.data.1.tmp").mkdir(parents=True)
     with only_one(Run(Path("runs/new"))), pytest.raises(UserError, match="is being prepared"):
         reader("runs/new")
+    Path("runs/.new.run.lock").touch()  # as a kill leaves it
     with pytest.raises(UserError, match="ended without a word before"):
         reader("runs/new")
 

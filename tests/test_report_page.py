@@ -12,6 +12,9 @@ from run_folders import SECRET, failed_run, finished_run, half_run
 
 from shridhar_ft.cli import run_command
 from shridhar_ft.errors import UserError
+from shridhar_ft.evaluation.ends import REASONS
+from shridhar_ft.evaluation.measures import ONE_ITEM, UNDEFINED
+from shridhar_ft.evaluation.ngrams import GRAMS
 from shridhar_ft.receipts import receipt_files
 from shridhar_ft.report.bars import scale
 from shridhar_ft.report.collect import HIDDEN, collect, find_run
@@ -122,7 +125,7 @@ def test_a_page_says_what_the_files_say(tmp_path: Path) -> None:
         "peak 1.00 GiB, a step 0.50 s",
         "peak 1.10 GiB (+10%), a step 0.60 s (+20%)",
         "own pairs, sum log-probability 62.0% [55.0%; 70.0%], n = 40; higher is better",
-        "style acceptance S – [–; –] ratio",
+        "style acceptance S – undefined: the verifier accepts 10% of the author and 5% of the floor ratio, n = 40",
         "Not measured: dialogue: the model has no chat template",
         "stages/8k 000000000000 0abc0abc0abc 60 s 1.00 GiB",
         "32k · the beginning of the prompt did not fit its window · of weights before the last training",
@@ -230,7 +233,7 @@ def sentences_of(folder: Path, *files: str) -> set[str]:
                 targets = [one for t in node.targets for one in (t.elts if isinstance(t, ast.Tuple) else [t])]
                 values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
                 for target, value in zip(targets, values, strict=False):
-                    if getattr(target, "attr", "") in ("floor_of", "ceiling_of", "target"):
+                    if getattr(target, "attr", "") in ("floor_of", "ceiling_of", "target", "lacking"):
                         found |= set(example(value))
                     if getattr(target, "id", "") == "sentence":
                         found |= set(example(value))
@@ -242,6 +245,7 @@ def sentences_of(folder: Path, *files: str) -> set[str]:
 def test_what_an_evaluation_and_a_verdict_say_is_known_in_russian() -> None:
     files = [path.name for path in (PACKAGE / "evaluation").glob("*.py")]
     said = sentences_of(PACKAGE / "evaluation", *files) | sentences_of(PACKAGE, "sufficiency.py")
+    said |= {*REASONS, GRAMS, ONE_ITEM, UNDEFINED}
     assert len(said) > 60
     # `7` stands in a place where only a few words can: how log-probabilities are taken together, which counts.
     asked = {text.replace(", 7 log", ", sum log").replace("7 counts", "bigram counts") for text in said}

@@ -107,6 +107,28 @@ def test_leavings_of_a_killed_process_with_the_same_id_are_no_obstacle(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, time; from shridhar_ft.runfolder import publishing\n"
+        "with publishing(pathlib.Path('data')) as folder:\n"
+        "    (folder / 'file').write_text('other'); print('writing', flush=True); input()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout and other.stdout.readline() == "writing\n"
+    with publishing(tmp_path / "data") as folder:
+        (folder / "file").write_text("ours")
+    assert other.communicate("\n") == ("", None) and other.returncode == 0
+    assert (tmp_path / "data/file").read_text() == "other"
+    later = tmp_path / f".data.{os.getppid()}.tmp"  # left by a process whose id another one was given since
+    later.mkdir()
+    os.utime(later, (0, 0))
+    with publishing(tmp_path / "data"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 FILL_A_DISK = """
 import pathlib, sys
 import torch
@@ -150,6 +172,62 @@ def test_a_real_full_disk_leaves_what_was_whole(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "all four\n"), done.stderr
 
 
+WRITE_NOWHERE = """
+import os, pathlib, subprocess, sys
+from run_folders import half_run
+from shridhar_ft.cli import run_command
+from shridhar_ft.errors import DiskFailed
+from shridhar_ft.runfolder import publishing, write_json
+
+disk, kind = pathlib.Path(sys.argv[1]), sys.argv[2]
+options = "size=20m" if kind == "read-only" else "nr_inodes=200"
+if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", disk], capture_output=True).returncode:
+    sys.exit(77)
+os.chdir(disk)
+os.environ["XDG_CACHE_HOME"] = str(disk / "cache")
+half_run(disk)
+if kind == "read-only":
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+else:
+    try:
+        for number in range(1000):
+            pathlib.Path(f"{number}.filler").touch()
+    except OSError:
+        pass
+made = sorted(disk.rglob("*"))
+for write in (lambda: write_json(disk / "new/file.json", 1), lambda: publishing(disk / "new/part").__enter__()):
+    try:
+        write()
+        sys.exit("nothing failed")
+    except DiskFailed as error:
+        print(error)
+commands = (
+    ["run", "demo"], ["data", "build", "demo"], ["tokenizer", "train", "demo"], ["rehearse", "demo"],
+    ["export", "runs/whole"], ["report", "runs/whole", "--no-samples"],
+    ["cloud", "demo", "--to", "lambda", "-o", "new"],
+)
+for command in commands:
+    print(command[0], run_command(command))
+assert sorted(disk.rglob("*")) == made
+"""
+
+
+@pytest.mark.parametrize(("kind", "sentence"), [("read-only", "read-only file system"), ("full", "no inodes are left")])
+def test_a_disk_that_takes_no_file_is_told_in_a_sentence(tmp_path: Path, kind: str, sentence: str) -> None:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount")
+    command = ["unshare", "-m", sys.executable, "-c", WRITE_NOWHERE, str(tmp_path), kind]
+    where = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=where)
+    if done.returncode == 77:
+        pytest.skip("this user may not mount")
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert [sentence in line for line in told[:2]] == [True, True], told
+    assert {line.split()[-1] for line in told[2:]} == {"74"}, told
+    assert done.stderr.count("shridhar-ft: ") == done.stderr.count(sentence) == len(told) - 2, done.stderr
+
+
 def test_a_full_disk_is_told_with_its_own_status(tmp_path: Path) -> None:
     with pytest.raises(DiskFailed) as failed, publishing(tmp_path / "data"), Path("/dev/full").open("w") as full:
         full.write("x" * 100_000)
@@ -181,7 +259,13 @@ def test_only_one_process_works_on_a_run_and_a_killed_one_frees_it(
     holder.wait()
     time.sleep(0.05)
     with only_one(Run(Path("runs/x"))):
-        pass
+        (tmp_path / "runs/x").mkdir()
+        (tmp_path / "link").mkdir()
+        (tmp_path / "link/x").symlink_to(tmp_path / "runs/x")
+        for same in (tmp_path / "runs/x", tmp_path / "link/x"):
+            with pytest.raises(UserError, match="another process"), only_one(Run(same)):
+                pass
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["x"], "no lock file is left"
 
 
 def test_a_part_is_current_only_for_what_it_was_made_from(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import xxhash
 import yaml
 
 from shridhar_ft.addresses import command_without, held_back, without
-from shridhar_ft.checkpoint import MANIFEST, checkpoints
+from shridhar_ft.checkpoint import MANIFEST, checkpoints, has_whole_manifest
 from shridhar_ft.errors import UserError
 from shridhar_ft.runfolder import PART, read_json, settings_of
 
@@ -114,7 +114,7 @@ def wanted_checkpoints(folder: Path) -> list[Path]:
     Args:
         folder: The part's `checkpoints/`.
     """
-    whole = [path for path in checkpoints(folder) if (path / MANIFEST).is_file()]
+    whole = [path for path in checkpoints(folder) if has_whole_manifest(path)]
     if not whole:
         return []
     best = best_of(read_json(whole[0] / "trainer_state.json"))

@@ -26,7 +26,7 @@ from shridhar_ft.backup.contents import (
     weights_of,
 )
 from shridhar_ft.backup.store import Store
-from shridhar_ft.checkpoint import MANIFEST, checkpoints
+from shridhar_ft.checkpoint import MANIFEST, checkpoints, sealed
 from shridhar_ft.errors import UserError
 from shridhar_ft.runfolder import file_hash, fingerprint, read_json, write_json
 
@@ -175,7 +175,7 @@ class Mirror:
             total += size
         if written is not None and written.keys() != entries.keys():
             raise OSError(f"{folder} lacks {', '.join(written.keys() - entries.keys())}; it is not copied")
-        whole = manifest if written is not None else {**manifest, "files": entries}
+        whole = manifest if written is not None else sealed({**manifest, "files": entries})
         self.store.write(f"{name}/{MANIFEST}", json.dumps(whole, ensure_ascii=False, indent=1).encode())
         self._manifests[name] = whole
         self._arrived = {there: digest for there, digest in self._arrived.items() if not there.startswith(f"{name}/")}

@@ -43,8 +43,8 @@ class Staging:
         stream, account = self.folder / f"{made_from}.arrow", self.folder / f"{made_from}.json"
         if account.is_file():
             return Staged(stream, [SourceAccount.from_dict(one) for one in read_json(account)], fresh=False)
-        self.folder.mkdir(parents=True, exist_ok=True)
         with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
             with RowStream(stream) as rows:
                 accounts = write(rows)
             write_json(account, [one.as_state() for one in accounts])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from shridhar_ft.config import Recipe
-from shridhar_ft.engines import Engine
+from shridhar_ft.engines import FLASH, Engine
 from shridhar_ft.errors import UserError
 from shridhar_ft.model.build import base_config
 from shridhar_ft.plan.check import machine_here
@@ -25,13 +25,16 @@ LADDERS = {
     "cpu": ("cpu", "cpu_ddp"),
     "mps": ("mps",),
     "one": ("single_gpu", "zero3_offload"),
-    "many": ("ddp", "zero2", "zero3", "zero3_offload"),
+    "many": ("ddp", "zero2", "zero3", "fsdp2", "ulysses", "zero3_offload"),
 }
+SEVERAL = "multi_node_zero3"  # what is left when nothing fits one machine
 WHY = {
     "cpu": "no GPU here: one process with all cores",
     "mps": "Apple silicon: one process",
     "single_gpu": "one GPU",
     "ddp": "several GPUs, each of which holds the whole model",
+    "fsdp2": "as ZeRO-3, without DeepSpeed",
+    "ulysses": "its windows fit only where several GPUs share each",
 }
 
 
@@ -68,6 +71,11 @@ def suits(machine: dict[str, Any], recipe: Recipe | None, run: Run | None) -> di
     troubles = []
     if chosen is None:
         troubles.append("no configuration for this machine trains the recipe; `shridhar-ft plan` says what would fit")
+        if len(machine["devices"]) > 1:
+            verdict = _fits(recipe, run, machine, shipped(_path(SEVERAL)))
+            tried.append(f"{SEVERAL}: {verdict or 'fits'}")
+            if verdict is None:
+                troubles[0] += f", and {_path(SEVERAL)} would, on several machines like this one"
     if recipe.launch.config != "auto":
         named = Path(recipe.launch.config)
         if not named.is_file():
@@ -87,10 +95,13 @@ def _fits(recipe: Recipe, run: Run, machine: dict[str, Any], config: Path) -> st
     try:
         engine = Engine.of_file(config)
         engine.check(recipe, machine["device"])
+        if engine.sequence > 1 and engine.attention in FLASH and find_spec("flash_attn") is None:
+            return "FlashAttention is not installed: pip install 'shridhar_ft[flash]'"
         if engine.deepspeed and find_spec("deepspeed") is None:
             return "DeepSpeed is not installed: pip install 'shridhar_ft[deepspeed]'"
         device = torch.device(machine["device"])
-        here = machine_here(cast("Kind", device.type), room_bytes(device), Layout(max(1, len(machine["devices"]))))
+        room = machine["devices"][0]["free"] if device.type == "cuda" else room_bytes(device)
+        here = machine_here(cast("Kind", device.type), room, Layout(max(1, len(machine["devices"]))))
         plan = plan_recipe(
             recipe, run, here, config, count=lambda held, size: shape_on_meta(base_config(held.model, size))
         )

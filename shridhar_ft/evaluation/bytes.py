@@ -1,7 +1,8 @@
 """Bits per byte on held-out books and on other authors: what tokenizers cannot change, for gain and for forgetting.
 
 BPB = Σ nats ÷ (ln 2 · UTF-8 bytes). The specialisation gain is 1 − BPB ÷ BPB of the base on the held-out books,
-forgetting is the rise of BPB on other authors; both need the base's evaluation.
+forgetting is the rise of BPB on other authors; both need the base's evaluation. Floor: the base, or character
+n-grams of the training text.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,9 +12,11 @@ import numpy as np
 from pydantic import Field
 
 from shridhar_ft.config_data import Section
+from shridhar_ft.evaluation.ends import NO_BEST_LOSS, NO_TEXT
 from shridhar_ft.evaluation.gain import intervals
 from shridhar_ft.evaluation.materials import Materials, Text, Unmeasured
 from shridhar_ft.evaluation.measures import Measure, Record, Score, total
+from shridhar_ft.evaluation.ngrams import GRAMS
 from shridhar_ft.evaluation.reader import Reader
 from shridhar_ft.evaluation.suite import Item
 from shridhar_ft.evaluation.texts import passages
@@ -34,10 +37,10 @@ class Settings(Section):
 class BitsPerByte:
     """Reads passages of both sides."""
 
-    batch, version = 4, 1
+    batch, version = 4, 2
 
     def __init__(self, settings: Settings, materials: Materials) -> None:
-        self.settings = settings
+        self.settings, self.materials = settings, materials
         self.sides = {"held-out": materials.held_out, "others": materials.others}
 
     def items(self, reader: Reader) -> list[Item]:
@@ -68,6 +71,7 @@ class BitsPerByte:
                 "nats": float(nats[len(reader.opening) - 1 :].sum()),
                 "tokens": len(piece),
                 "bytes": len(item["text"].encode()),
+                "grams": self.materials.grams.nats(item["text"]) if self.materials.grams else None,
             }
 
     def measures(self, records: Sequence[Record]) -> list[Measure]:
@@ -83,7 +87,16 @@ class BitsPerByte:
         for side, words in SIDES.items():
             one = found.get(f"bits per byte, {words}")
             theirs = [record for record in base if record["side"] == side]
-            if one is None or not theirs:
+            if one is None:
+                continue
+            one.ceiling_of = NO_BEST_LOSS
+            if not theirs:
+                own = [record for record in records if record["side"] == side]
+                if own[0]["grams"] is None:
+                    one.floor_of = NO_TEXT
+                else:
+                    one.floor = float(sum(r["grams"] for r in own) / np.log(2) / sum(r["bytes"] for r in own))
+                    one.floor_of = GRAMS
                 continue
             before = sum(r["nats"] for r in theirs) / np.log(2) / sum(r["bytes"] for r in theirs)
             one.floor, one.floor_of = float(before), "the base model on the same passages"

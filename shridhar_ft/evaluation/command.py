@@ -21,7 +21,7 @@ from shridhar_ft.evaluation.hf_reader import open_folder, open_part
 from shridhar_ft.evaluation.lm_eval import write_tasks
 from shridhar_ft.evaluation.materials import materials_of
 from shridhar_ft.evaluation.reader import Reader
-from shridhar_ft.evaluation.runner import RESULTS, evaluate
+from shridhar_ft.evaluation.runner import RESULTS, check_base, evaluate
 from shridhar_ft.evaluation.suite import load_suite
 from shridhar_ft.export.card import with_evaluation
 from shridhar_ft.export.run import open_run
@@ -70,7 +70,7 @@ def run_eval(
         The results, and the folder that they are in.
 
     Raises:
-        UserError: There is no such model, run or suite.
+        UserError: There is no such model, run or suite, or the base was measured by something else.
     """
     target = find_target(what)
     run = find_run(texts) if texts is not None else target.run
@@ -80,6 +80,8 @@ def run_eval(
     wanted = load_suite(suite or recipe.eval.suite)
     materials = materials_of(recipe, run)
     floor = results_folder(base) if base is not None else None
+    if floor is not None:
+        check_base(floor, wanted, materials, recipe.seed)  # before the model is opened
     label = target.folder if run.root == (target.run.root if target.run else None) else _label(target)
     folder = run.root / "eval" / label
     reader = open_reader(target, recipe, context)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from shridhar_ft.config_data import Section
+from shridhar_ft.evaluation.ends import NO_BEST_ANSWER
 from shridhar_ft.evaluation.materials import Materials, Unmeasured
 from shridhar_ft.evaluation.measures import Measure, Record, Score, ratio, total
 from shridhar_ft.evaluation.reader import Reader
@@ -33,17 +34,20 @@ class Settings(Section):
 class Dialogue:
     """Scores the true and a swapped last answer, and lets the model answer, greedily."""
 
-    batch, version = 1, 1
+    batch, version = 1, 2
 
     def __init__(self, settings: Settings, materials: Materials, seed: int) -> None:
         self.settings, self.materials, self.seed = settings, materials, seed
+        self.notes: list[str] = []
 
     def items(self, reader: Reader) -> list[Item]:
-        ready = [m for m in self.materials.dialogues if m[-1]["role"] == "assistant"]
+        ready = [m for m in self.materials.dialogues if m[-1]["role"] == "assistant" and m[-1]["content"].strip()]
         if len(ready) < FEWEST:
             raise Unmeasured(f"the run holds {len(ready)} held-out conversations, fewer than {FEWEST}")
         if reader.conversation(ready[0][:-1]) is None:
             raise Unmeasured("the model has no chat template: it was not taught to talk")
+        if not reader.closing():
+            self.notes.append("the chat template closes an answer with no token that ends one: its end is not scored")
         chosen = Random(f"dialogue/{self.seed}").sample(range(len(ready)), min(self.settings.conversations, len(ready)))
         found = []
         for place, index in enumerate(chosen):
@@ -58,7 +62,7 @@ class Dialogue:
         return found
 
     def measure(self, reader: Reader, items: Sequence[Item]) -> Iterator[Record]:
-        end = sorted(reader.ends)[:1]
+        end = reader.closing()
         for item in items:
             reader.read(item["prompt"])
             true, swapped = ([*reader.encode(item[which].strip()), *end] for which in ("answer", "swapped"))
@@ -93,7 +97,7 @@ class Dialogue:
         loss = found["loss on the assistant's words"]
         loss.floor = sum(r["swapped_nats"] for r in records) / sum(r["swapped_tokens"] for r in records)
         loss.floor_of = "another conversation's answer"
-        loss.ceiling_of = "not known: nobody measured how well a person foretells the answers"
+        loss.ceiling_of = NO_BEST_ANSWER
         won = found["true answer likelier than a swapped one"]
         won.floor, won.floor_of = 0.5, "chance"
         won.ceiling, won.ceiling_of = 1.0, "every one; stock answers fit many prompts, so it is not reached"
@@ -107,7 +111,7 @@ class Dialogue:
         length = found["length ÷ true length"]
         length.ceiling, length.ceiling_of = 1.0, "the true answers"
         length.floor, length.floor_of = 0.0, "nothing said"
-        return {}
+        return {"notes": self.notes}
 
 
 def repeated(text: str) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from shridhar_ft.errors import UserError
+from shridhar_ft.evaluation.reader import ANSWERS, closed, ending
 from shridhar_ft.export.gguf_model import GgufModel
 from shridhar_ft.runfolder import file_hash
 from shridhar_ft.speed.gguf import TimedGguf
@@ -48,7 +49,13 @@ class GgufReader:
             return None
         return self.model.render(list(messages))
 
+    def closing(self) -> list[int]:
+        if "tokenizer.chat_template" not in self.model.metadata():
+            return []
+        return ending([self.model.render(closed(said), ready=False) for said in ANSWERS], self.ends)
+
     def nats(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
+        assert all(len(piece) <= self.window for piece in pieces), "a text beyond the window"
         self._read = []
         return [self.model.nats(np.asarray(piece)) for piece in pieces]
 

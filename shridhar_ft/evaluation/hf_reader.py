@@ -11,6 +11,7 @@ import numpy as np
 from shridhar_ft.adapters import load_weights
 from shridhar_ft.config import Model, Recipe
 from shridhar_ft.errors import UserError
+from shridhar_ft.evaluation.reader import ANSWERS, closed, ending
 from shridhar_ft.model.attention import choose_attention
 from shridhar_ft.model.build import base_config, base_contents, load_model, model_fingerprint, stage_config
 from shridhar_ft.model.rope_receipt import need_certified_rope, need_rope
@@ -61,7 +62,14 @@ class HfReader:
         rendered = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
         return list(rendered["input_ids"])
 
+    def closing(self) -> list[int]:
+        if not getattr(self.tokenizer, "chat_template", None):
+            return []
+        rendered = [self.tokenizer.apply_chat_template(closed(said), return_dict=True) for said in ANSWERS]
+        return ending([one["input_ids"] for one in rendered], self.ends)
+
     def nats(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
+        assert all(len(piece) <= self.window for piece in pieces), "a text beyond the window"
         found: list[np.ndarray] = []
         for batch in _batches(pieces):
             found += nats_of(self.model, batch)

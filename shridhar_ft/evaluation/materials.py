@@ -9,6 +9,7 @@ long_text     `eval.long_text`, or the held-out text where there is none
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from shridhar_ft.data.load import conversations, load_split, works
 from shridhar_ft.data.sources.books import find_books, read_book, work_name
 from shridhar_ft.data.split import SplitName
 from shridhar_ft.errors import UserError
+from shridhar_ft.evaluation.ngrams import CharacterGrams
 from shridhar_ft.evaluation.rublimp import rublimp_files
 from shridhar_ft.runfolder import Run, file_hash, fingerprint, read_json
 
@@ -58,6 +60,11 @@ class Materials:
     """Folder with the CSVs of RuBLiMP."""
     made_from: str = ""
     """Fingerprint of all of it."""
+
+    @cached_property
+    def grams(self) -> CharacterGrams | None:
+        """Character n-grams of the training text, counted once; None where there is no such text."""
+        return CharacterGrams([text.text for text in self.train]) if self.train else None
 
     def haystack(self) -> list[Text]:
         """Prose for needles: nothing trains on it."""

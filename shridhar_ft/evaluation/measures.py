@@ -5,7 +5,13 @@ bits per byte nats over bytes, a retention the ratio of two shares. So one resam
 with repetition by clusters (records of one sentence, window or prompt go together), their columns are summed, and the
 measure is computed of the sums. Two models are compared on the same draws of the same records (paired bootstrap).
 
-Source: Efron and Tibshirani 1993, chapters 6, 8 and 13 (percentile intervals); Wilson 1927 for shares.
+Draws of equal records are all equal, and would say that five hits of five are certain. So the interval of a share is
+never narrower than Wilson's, and that of a measure made of several shares (a ratio of two) never narrower than that of
+draws of each share from its beta distribution. Few long records are resampled by the blocks that they consist of. Where
+nothing can be resampled there is no interval, and the score says so.
+
+Source: Efron and Tibshirani 1993, chapters 6, 8 and 13 (percentile intervals); Wilson 1927 for shares; Brown, Cai and
+DasGupta 2001 for the beta distribution with a half hit and a half miss added (Jeffreys).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +23,10 @@ import numpy as np
 
 DRAWS = 2000
 AT_ONCE = 250  # draws whose weights are held at once
+FEW = 4  # records below which the blocks that they consist of are resampled
+SHARES = ("share", "share of runs")
+ONE_ITEM = "one item: no interval"
+UNDEFINED = "undefined: it divides by nothing"
 Record = Mapping[str, Any]
 Sums = dict[str, np.ndarray]
 
@@ -33,6 +43,14 @@ class Measure:
     unit: str = "share"
     """share, nats, bits per byte, ratio …"""
     higher_is_better: bool = True
+    of_shares: bool = False
+    """It is made of several shares, columns `name/sum` of `name/n`, each item a hit or none."""
+    overlap: int = 1
+    """Of a share: counted things that overlap, and so are one independent thing (runs of eight words: 8)."""
+    blocks: Callable[[Record], Sequence[Mapping[str, float]]] | None = None
+    """What each block of a long record adds; together they add what `columns` says."""
+    of_base: bool = False
+    """It counts from the base's records, so it means the same only with the same base."""
 
 
 @dataclass
@@ -48,9 +66,12 @@ class Score:
     unit: str
     higher_is_better: bool
     floor: float | None = None
-    floor_of: str = "not measured"
+    floor_of: str = ""
+    """What reaches the floor; where there is none, why: one of `ends.REASONS`."""
     ceiling: float | None = None
-    ceiling_of: str = "not measured"
+    ceiling_of: str = ""
+    lacking: str = ""
+    """Why there is no value or no interval; empty where there are both."""
     target: str = ""
     """What counts as reached, in words; empty where nothing is promised."""
     details: dict[str, Any] = field(default_factory=dict)
@@ -80,9 +101,6 @@ def macro(names: Sequence[str]) -> Callable[[Sums], np.ndarray]:
 def score(measure: Measure, records: Sequence[Record], seed: int) -> Score:
     """The measure of some records with its 95 % interval.
 
-    The interval is the percentiles of the bootstrap; that of a share is never narrower than Wilson's of as many
-    independent items, since ten hits of ten say less than a bootstrap of ten equal values does.
-
     Args:
         measure: What is measured.
         records: Each with `key` and, where several are not independent, a `cluster`.
@@ -90,20 +108,39 @@ def score(measure: Measure, records: Sequence[Record], seed: int) -> Score:
     """
     names, table = _table(measure, records)
     assert len(table), f"{measure.name}: no record has anything to say"
-    value = _of(measure, names, table.sum(axis=0, keepdims=True))[0]
-    drawn = _drawn(measure, names, table, seed)
-    low, high = _percentiles(drawn)
-    if measure.unit == "share":
-        below, above = wilson(float(value), len(table))
-        low, high = min(low, below), max(high, above)
-    return Score(measure.name, float(value), low, high, len(table), measure.unit, measure.higher_is_better)
+    value = float(_of(measure, names, table.sum(axis=0, keepdims=True))[0])
+    low, high = _interval(measure, names, table, value, seed)
+    found = Score(measure.name, value, low, high, len(table), measure.unit, measure.higher_is_better)
+    if not np.isfinite(value):
+        found.low = found.high = float("nan")
+        found.lacking = UNDEFINED
+    elif not np.isfinite(low + high):
+        found.lacking = ONE_ITEM
+    return found
 
 
-def difference(measure: Measure, ours: Sequence[Record], theirs: Sequence[Record], seed: int) -> dict[str, Any]:
+def _interval(
+    measure: Measure, names: Sequence[str], table: np.ndarray, value: float, seed: int
+) -> tuple[float, float]:
+    """The bootstrap's percentiles, made as wide as what is known of shares asks for; NaN where nothing is known."""
+    ends = [_percentiles(_drawn(measure, names, table, seed))] if len(table) > 1 else []
+    if measure.unit in SHARES:
+        below, above = wilson(value, _independent(measure, names, table))
+        ends.append((max(0.0, below), min(1.0, above)))
+    elif measure.of_shares:
+        ends.append(_percentiles(_smoothed(measure, names, table, seed)))
+    ends = [pair for pair in ends if np.isfinite(sum(pair))]
+    if not ends:
+        return float("nan"), float("nan")
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def difference(measure: Measure, ours: Sequence[Record], theirs: Sequence[Record], seed: int) -> dict[str, Any] | None:
     """How much more the first records measure than the second, on the keys that both have, with a paired interval.
 
     Returns:
-        `difference`, `low`, `high` (95 %), `n` (clusters), `ours`, `theirs` (values on the shared records).
+        `difference`, `low`, `high` (95 %), `n` (clusters), `ours`, `theirs` (values on the shared records); None where
+        no record of the measure is shared.
     """
     shared = {record["key"] for record in ours} & {record["key"] for record in theirs}
     pair = [
@@ -112,9 +149,12 @@ def difference(measure: Measure, ours: Sequence[Record], theirs: Sequence[Record
     ]
     (names, left), (their_names, right) = pair
     assert len(left) == len(right), "the same keys in other clusters"
-    drawn = _drawn(measure, names, left, seed) - _drawn(measure, their_names, right, seed)
+    if not len(left):
+        return None
+    low, high = float("nan"), float("nan")
+    if len(left) > 1:
+        low, high = _percentiles(_drawn(measure, names, left, seed) - _drawn(measure, their_names, right, seed))
     values = [_of(measure, of, table.sum(axis=0, keepdims=True))[0] for of, table in pair]
-    low, high = _percentiles(drawn)
     return {
         "difference": float(values[0] - values[1]),
         "low": low,
@@ -125,7 +165,7 @@ def difference(measure: Measure, ours: Sequence[Record], theirs: Sequence[Record
     }
 
 
-def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of `n` items."""
     if n == 0 or not np.isfinite(share):
         return 0.0, 1.0
@@ -140,16 +180,43 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 def _table(measure: Measure, records: Sequence[Record]) -> tuple[list[str], np.ndarray]:
     """Columns by name, and their sums by cluster: float64 (clusters, columns); records without any are left out."""
-    rows = [(record, row) for record in records if (row := measure.columns(record))]
+    rows = [(record.get("cluster", record["key"]), row) for record in records if (row := measure.columns(record))]
+    if measure.blocks is not None and len({cluster for cluster, _ in rows}) < FEW:
+        saying = [record for record in records if measure.columns(record)]
+        rows = [((r["key"], index), row) for r in saying for index, row in enumerate(measure.blocks(r))]
     names = sorted({name for _, row in rows for name in row})
     place = {name: index for index, name in enumerate(names)}
     clusters: dict[Any, int] = {}
-    of = [clusters.setdefault(record.get("cluster", record["key"]), len(clusters)) for record, _ in rows]
+    of = [clusters.setdefault(cluster, len(clusters)) for cluster, _ in rows]
     table = np.zeros((len(clusters), len(names)))
     for index, (_, row) in zip(of, rows, strict=True):
         for name, value in row.items():
             table[index, place[name]] += value
     return names, table
+
+
+def _independent(measure: Measure, names: Sequence[str], table: np.ndarray) -> float:
+    """Items of a share that say something of their own: clusters, or counted things without their overlap."""
+    if measure.overlap == 1:
+        return len(table)
+    counted = [index for index, name in enumerate(names) if name.endswith("/n")]
+    return max(1.0, float(table[:, counted].sum()) / measure.overlap)
+
+
+def _smoothed(measure: Measure, names: Sequence[str], table: np.ndarray, seed: int) -> np.ndarray:
+    """The measure of `DRAWS` draws of each share from its beta distribution, given its clusters' hits and misses."""
+    generator = np.random.default_rng(seed)
+    drawn = np.repeat(table.sum(axis=0, keepdims=True), DRAWS, axis=0)
+    for index, name in enumerate(names):
+        if not name.endswith("/sum"):
+            continue
+        counts = table[:, names.index(name.removesuffix("sum") + "n")]
+        if not counts.any():
+            continue
+        share = min(1.0, max(0.0, float(table[:, index].sum() / counts.sum())))
+        of = int((counts > 0).sum())
+        drawn[:, index] = counts.sum() * generator.beta(share * of + 0.5, (1 - share) * of + 0.5, DRAWS)
+    return _of(measure, names, drawn)
 
 
 def _of(measure: Measure, names: Sequence[str], sums: np.ndarray) -> np.ndarray:

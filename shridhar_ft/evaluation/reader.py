@@ -10,7 +10,43 @@ from typing import Protocol
 
 import numpy as np
 
+from shridhar_ft.evaluation.materials import Unmeasured
 from shridhar_ft.speed.timing import Timed
+
+ANSWERS = ("Да.", "Нет.")
+"""Two answers: what a chat template writes behind both of them alike stands behind any answer."""
+
+
+def ending(rendered: Sequence[Sequence[int]], ends: set[int]) -> list[int]:
+    """The token that ends an answer: the first of `ends` in what stands behind two answers alike.
+
+    The smallest of `ends` would not do: Llama 3.1 lists the end of a text before that of a turn.
+
+    Args:
+        rendered: Tokens of two conversations, each with its answer closed.
+        ends: Tokens that a model ends with.
+    """
+    first, second = (list(reversed(ids)) for ids in rendered)
+    shared = next((n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(map(len, rendered)))
+    behind = list(reversed(first[:shared]))
+    return next(([token] for token in behind if token in ends), [])
+
+
+def fitting(reader: "Reader", text: str) -> np.ndarray:
+    """The tokens of a text behind the opening, never more than the window holds: int64 (T,).
+
+    Raises:
+        Unmeasured: It has more.
+    """
+    ids = np.array([*reader.opening, *reader.encode(text)])
+    if len(ids) > reader.window:
+        raise Unmeasured(f"a sentence has {len(ids):,} tokens and the model's window {reader.window:,}")
+    return ids
+
+
+def closed(answer: str) -> list[dict[str, str]]:
+    """A conversation of one question that is answered."""
+    return [{"role": "user", "content": "Это так?"}, {"role": "assistant", "content": answer}]
 
 
 class Reader(Protocol):
@@ -35,6 +71,9 @@ class Reader(Protocol):
 
     def conversation(self, messages: Sequence[dict[str, str]]) -> list[int] | None:
         """A conversation as its chat template renders it, ready for the answer; None where it has no template."""
+
+    def closing(self) -> list[int]:
+        """The token that its chat template ends an answer with, where it is one of `ends`; else nothing."""
 
     def nats(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Negative log-likelihood of each token but the first of each piece, float32 (T − 1,); none sees another."""

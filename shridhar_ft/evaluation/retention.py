@@ -2,7 +2,8 @@
 
 Two ways to be right, both reported: `exact`, the likeliest continuation begins with the answer; `choice`, the answer is
 the likeliest of ten of the same form (chance 10 %), which tells small models apart that never say a number. Floor: the
-prompt without the facts. Ceiling: the facts alone, without the prose.
+prompt without the facts. Ceiling: the facts alone, without the prose. Both are measured at the base length and at the
+longest, each beside the needles of its own length.
 
     ρ(L)              share right at L ÷ share right at the base length (4,096 tokens where it is listed)
     effective length  the longest L up to which ρ stays at 0.85 or more (NoLiMa's definition, arXiv 2502.05167)
@@ -14,6 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from shridhar_ft.config_data import Section
+from shridhar_ft.evaluation.ends import NOTHING_FOUND
 from shridhar_ft.evaluation.haystack import Haystack
 from shridhar_ft.evaluation.materials import Materials, Unmeasured
 from shridhar_ft.evaluation.measures import Measure, Record, Score, macro, ratio, total
@@ -45,7 +47,7 @@ class Settings(Section):
 class Retention:
     """Builds prompts, reads each once, scores ten answers and lets the model go on."""
 
-    batch, version = 1, 1
+    batch, version = 1, 2
 
     def __init__(self, settings: Settings, materials: Materials, seed: int) -> None:
         self.settings, self.materials, self.seed = settings, materials, seed
@@ -71,7 +73,8 @@ class Retention:
             for seed in range(self.settings.seeds)
         ]
         plans = [("facts", length, *cell) for length in sorted(lengths) for cell in cells]
-        plans += [(control, min(lengths), *cell) for control in ("absent", "alone") for cell in cells]
+        ends = sorted({base_length(lengths), max(lengths)})
+        plans += [(control, length, *cell) for control in ("absent", "alone") for length in ends for cell in cells]
         return [
             {
                 "key": f"{how}/{kind}/{length}/{depth}/{seed}",
@@ -134,6 +137,7 @@ class Retention:
                         _columns(way, [base, longest]),
                         lambda sums: ratio(over[longest](sums), over[base](sums)),
                         "ratio",
+                        of_shares=True,
                     )
                 )
         return measures
@@ -142,17 +146,17 @@ class Retention:
         facts = [record for record in records if record["how"] == "facts"]
         lengths = sorted({record["length"] for record in facts})
         kinds = list(dict.fromkeys(record["kind"] for record in facts))
+        near, far = base_length(lengths), lengths[-1]
         for one in found.values():
             way = one.name.rpartition(", ")[2]
             if one.unit == "ratio":
-                one.floor, one.floor_of = 0.0, "nothing found at this length"
-                one.ceiling, one.ceiling_of = 1.0, f"as much found as at {base_length(lengths):,} tokens"
-                one.target = f"at least {KEPT}, with {SOLID:.0%} right at {base_length(lengths):,} tokens"
+                _ends_of_ratio(one, records, kinds, (near, far), way)
                 continue
             of = [one.name.partition(" at ")[0]] if not one.name.startswith("needles") else kinds
+            length = near if one.name == f"needles at {near:,}, {way}" else far
             for end, how, words in (("floor", "absent", "the facts left out"), ("ceiling", "alone", "the facts alone")):
-                hits = [record[way] for record in records if record["how"] == how and record["kind"] in of]
-                setattr(one, end, sum(hits) / len(hits))
+                hits = [r for r in records if (r["how"], r["length"]) == (how, length) and r["kind"] in of]
+                setattr(one, end, _share(hits, way))
                 setattr(one, f"{end}_of", f"{words}, n = {len(hits)}")
         details = {way: _shape(facts, kinds, lengths, way) for way in WAYS}
         emptiest = min(record["tokens"] / record["length"] for record in facts)
@@ -164,6 +168,27 @@ class Retention:
             **details,
             "notes": self.notes,
         }
+
+
+def _ends_of_ratio(
+    one: Score, records: Sequence[Record], kinds: Sequence[str], lengths: tuple[int, int], way: str
+) -> None:
+    """Floor, ceiling and target of ρ between two lengths; why it is undefined, where it is."""
+    near, far = lengths
+
+    def shares(how: str, length: int) -> list[float]:
+        cells = [[r for r in records if (r["how"], r["length"], r["kind"]) == (how, length, kind)] for kind in kinds]
+        return [_share(cell, way) or 0.0 for cell in cells]
+
+    at_base = sum(shares("facts", near))
+    if at_base:
+        one.floor = sum(shares("absent", far)) / at_base
+        one.floor_of = f"the facts left out at {far:,} tokens"
+    else:
+        one.floor_of = NOTHING_FOUND
+        one.lacking = f"undefined: nothing was found at {near:,} tokens"
+    one.ceiling, one.ceiling_of = 1.0, f"as much found as at {near:,} tokens"
+    one.target = f"at least {KEPT}, with {SOLID:.0%} right at {near:,} tokens"
 
 
 def _columns(way: str, lengths: Sequence[int], kind: str | None = None) -> Callable[[Record], dict[str, float]]:

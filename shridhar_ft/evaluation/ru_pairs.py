@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from shridhar_ft.config_data import Section
@@ -20,7 +19,7 @@ from shridhar_ft.evaluation.measures import Measure, Record, Score, macro, total
 from shridhar_ft.evaluation.morphology import sentences
 from shridhar_ft.evaluation.ngrams import Ngrams
 from shridhar_ft.evaluation.pairs import PARADIGMS, Pair, pairs_of
-from shridhar_ft.evaluation.reader import Reader
+from shridhar_ft.evaluation.reader import Reader, fitting
 from shridhar_ft.evaluation.rublimp import PARADIGMS as RUBLIMP_PARADIGMS
 from shridhar_ft.evaluation.rublimp import read_paradigm, rublimp_files
 from shridhar_ft.evaluation.suite import Item
@@ -98,7 +97,7 @@ class RuPairs:
                 yield Pair(file.stem, good, bad, "", "")
 
     def measure(self, reader: Reader, items: Sequence[Item]) -> Iterator[Record]:
-        pieces = [np.array([*reader.opening, *reader.encode(item[side])]) for item in items for side in ("good", "bad")]
+        pieces = [fitting(reader, item[side]) for item in items for side in ("good", "bad")]
         nats = [found[len(reader.opening) - 1 :] for found in reader.nats(pieces)]
         for item, good, bad in zip(items, nats[::2], nats[1::2], strict=True):
             yield {

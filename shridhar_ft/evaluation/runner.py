@@ -13,10 +13,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from shridhar_ft.errors import UserError
+from shridhar_ft.evaluation.ends import REASONS
 from shridhar_ft.evaluation.materials import Materials, Unmeasured
 from shridhar_ft.evaluation.measures import Record, Score, score
 from shridhar_ft.evaluation.reader import Reader
-from shridhar_ft.evaluation.suite import Item, Judging, Task, Wanted
+from shridhar_ft.evaluation.suite import BY_TOKENS, Item, Judging, Task, Wanted
 from shridhar_ft.progress import counted
 from shridhar_ft.runfolder import as_json, disk_errors, environment, fingerprint, read_json, write_json, write_text
 
@@ -47,7 +49,12 @@ def evaluate(
 
     Returns:
         What results.json holds.
+
+    Raises:
+        UserError: The base was measured by something else; see `check_base`.
     """
+    if base is not None:
+        check_base(base, suite, materials, seed)
     started = time.monotonic()
     scores: list[Score] = []
     details: dict[str, Any] = {}
@@ -66,8 +73,12 @@ def evaluate(
         seconds[wanted.name] = round(time.monotonic() - begun, 1)
     results = {
         "model": reader.name,
-        "made_from": {"model": reader.made_from, "texts": materials.made_from},
-        "tokenizer": fingerprint(reader.encode(PROBE)),
+        "made_from": {
+            "model": reader.made_from,
+            "texts": materials.made_from,
+            "base": read_json(base / RESULTS)["made_from"]["model"] if base else None,
+        },
+        "tokenizer": _tokenizer(reader),
         "window": reader.window,
         "suite": {wanted.name: wanted.settings.model_dump(mode="json") for wanted in suite},
         "seed": seed,
@@ -95,12 +106,14 @@ def _run_task(
 ) -> tuple[list[Score], Any]:
     task = wanted.make(materials, seed)
     items = task.items(reader)
-    made_from = fingerprint(
-        reader.made_from, materials.made_from, wanted.settings.model_dump(mode="json"), task.version, seed
-    )
+    made_from = _made_from(reader.made_from, wanted, task, materials, seed)
     file = folder / "items" / f"{wanted.name}.jsonl"
     records = _measured(reader, task, items, file, made_from, f"eval: {wanted.name}", say)
-    of_base = read_records(base / "items" / f"{wanted.name}.jsonl")[1] if base else []
+    of_base: list[Record] = []
+    if base is not None:
+        of_base, why = _of_base(base, reader, wanted, task, materials, seed, records)
+        if why:
+            say(f"eval: {wanted.name}: no floor is taken from the base: {why}")
     rows: list[Record] = records
     known: dict[str, Any] = {}
     if isinstance(task, Judging):
@@ -109,7 +122,72 @@ def _run_task(
         write_text(judged_file(file), "".join(lines))
     found = {measure.name: score(measure, rows, seed) for measure in task.measures(rows)}
     details = {**task.scores(rows, found, of_base), **known}
+    for one in found.values():
+        for number, words in ((one.floor, one.floor_of), (one.ceiling, one.ceiling_of)):
+            assert words in REASONS or (number is not None and words), f"{one.name}: an end without number and reason"
     return list(found.values()), details
+
+
+def check_base(base: Path, suite: Sequence[Wanted], materials: Materials, seed: int) -> None:
+    """Refuse an evaluation whose scores are no floors here: of other texts, settings or items.
+
+    Args:
+        base: The folder of the base's evaluation.
+        suite: The tasks that are measured now.
+        materials: The texts.
+        seed: Of items and draws.
+
+    Raises:
+        UserError: Which of them differs.
+    """
+    held = read_json(base / RESULTS)
+    settings = {wanted.name: wanted.settings.model_dump(mode="json") for wanted in suite}
+    if held["made_from"]["texts"] != materials.made_from:
+        differs = "its texts differ; evaluate the base with --texts of this run and the same eval settings"
+    elif held["seed"] != seed:
+        differs = f"its seed is {held['seed']} and this one's {seed}; evaluate the base with seed={seed}"
+    elif lacking := [name for name in settings if name not in held["suite"]]:
+        differs = f"it has no {lacking[0]}; evaluate the base by the same suite"
+    elif other := [name for name in settings if held["suite"][name] != settings[name]]:
+        differs = f"its settings of {other[0]} differ; evaluate the base by the same suite"
+    else:
+        return
+    raise UserError(f"--base {base}: its scores are no floors of this evaluation: {differs}")
+
+
+def _made_from(model: str, wanted: Wanted, task: Task, materials: Materials, seed: int) -> str:
+    """What the records of a task hang on."""
+    return fingerprint(model, materials.made_from, wanted.settings.model_dump(mode="json"), task.version, seed)
+
+
+def _of_base(
+    base: Path,
+    reader: Reader,
+    wanted: Wanted,
+    task: Task,
+    materials: Materials,
+    seed: int,
+    records: Sequence[Record],
+) -> tuple[list[Record], str]:
+    """The base's records of the same items in their order; none, and why, where it has not all of them."""
+    results = read_json(base / RESULTS)
+    header, held = read_records(base / "items" / f"{wanted.name}.jsonl")
+    if not held:
+        return [], results["unmeasured"].get(wanted.name, "it has no records of it")
+    if header.get("made_from") != _made_from(results["made_from"]["model"], wanted, task, materials, seed):
+        return [], "its records are of another version or machine; evaluate the base again"
+    if wanted.name in BY_TOKENS and results["tokenizer"] != _tokenizer(reader):
+        return [], "its tokenizer differs, so its windows hold other passages"
+    of_key = {record["key"]: record for record in held}
+    if lacking := sum(record["key"] not in of_key for record in records):
+        window = f"{results['window']:,}"
+        return [], f"it lacks {lacking:,} of {len(records):,} items (its window is {window} tokens)"
+    return [of_key[record["key"]] for record in records], ""
+
+
+def _tokenizer(reader: Reader) -> str:
+    """Fingerprint of how a reader cuts a text into tokens."""
+    return fingerprint(reader.encode(PROBE))
 
 
 def judged_file(file: Path) -> Path:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from shridhar_ft.config_data import Section
 from shridhar_ft.errors import UserError
+from shridhar_ft.evaluation.ends import NO_PRODUCTS
 from shridhar_ft.evaluation.materials import Materials, Unmeasured
 from shridhar_ft.evaluation.measures import Measure, Record, Score, ratio
 from shridhar_ft.evaluation.reader import Reader
@@ -114,6 +115,8 @@ class Speed:
             if one["operations_per_token"]:
                 prefill.ceiling = one["operations_per_second"] / one["operations_per_token"]
                 prefill.ceiling_of = "what the processor multiplies"
+            else:
+                prefill.ceiling_of = NO_PRODUCTS
             for score in (decode, prefill):
                 score.details["cpu seconds a token"] = _cpu(records, depth, "decode" if score is decode else "prefill")
         machine = f"{platform.machine()}, {os.cpu_count()} processors"

@@ -110,9 +110,11 @@ class StyleAcceptance:
 
     def measures(self, records: Sequence[Record]) -> list[Measure]:
         return [
-            Measure("style acceptance S", _all, _normalised, "ratio"),
+            Measure("style acceptance S", _all, _normalised, "ratio", of_shares=True, of_base=True),
             Measure("accepted as the author's", _one("said", "accepted"), total("said")),
-            Measure("copied runs of 8 words", _one("said", "copied"), total("said"), "share of runs", False),
+            Measure(
+                "copied runs of 8 words", _one("said", "copied"), total("said"), "share of runs", False, overlap=RUN
+            ),
         ]
 
     def judged(self, records: Sequence[Record], base: Sequence[Record]) -> tuple[list[Record], dict[str, Any]]:
@@ -243,7 +245,7 @@ def finish(found: Mapping[str, Score], rows: Sequence[Record], base: bool) -> No
     normalised.target = "at least 0.85, with no more copied runs than the true continuations"
     if real - floor < DISTINCT:
         normalised.value = normalised.low = normalised.high = float("nan")
-        normalised.ceiling_of = f"undefined: the verifier accepts {real:.0%} of the author and {floor:.0%} of the floor"
+        normalised.lacking = f"undefined: the verifier accepts {real:.0%} of the author and {floor:.0%} of the floor"
     copied = found["copied runs of 8 words"]
     copied.floor, copied.floor_of = 1.0, "the training text itself"
     copied.ceiling = sum(row["true/copied"] for row in rows) / max(1, sum(row["true/runs"] for row in rows))
@@ -281,11 +283,12 @@ def _one(side: str, what: str) -> Callable[[Record], dict[str, float]]:
 
 
 def _all(record: Record) -> dict[str, float]:
-    return {side: record[f"{side}/accepted"] for side in ("said", "true", "floor")}
+    sides = ("said", "true", "floor")
+    return {f"{side}/sum": record[f"{side}/accepted"] for side in sides} | {f"{side}/n": 1.0 for side in sides}
 
 
 def _normalised(sums: dict[str, np.ndarray]) -> np.ndarray:
-    return ratio(sums["said"] - sums["floor"], sums["true"] - sums["floor"])
+    return ratio(sums["said/sum"] - sums["floor/sum"], sums["true/sum"] - sums["floor/sum"])
 
 
 def make(settings: Settings, materials: Materials, seed: int) -> StyleAcceptance:

@@ -28,8 +28,11 @@ TASKS = {
     "glossary_questions": "shridhar_ft.evaluation.glossary_questions",
     "dialogue": "shridhar_ft.evaluation.dialogue",
     "speed": "shridhar_ft.evaluation.speed",
+    "lm_eval": "shridhar_ft.evaluation.hub",
 }
 """Module of each task; it is imported only when a suite names it."""
+BY_TOKENS = frozenset({"loss_by_position"})
+"""Tasks whose passages are cut by tokens: under one key another tokenizer has another passage."""
 
 Item = dict[str, Any]
 

@@ -17,11 +17,12 @@ import numpy as np
 from pydantic import Field
 
 from shridhar_ft.config_data import Section
+from shridhar_ft.evaluation.ends import NO_DEFINITIONS
 from shridhar_ft.evaluation.materials import Materials, Term, Unmeasured
 from shridhar_ft.evaluation.measures import Measure, Record, Score, total, wilson
 from shridhar_ft.evaluation.morphology import case_of, like, readings, sentences, sure, tokens
 from shridhar_ft.evaluation.ngrams import Ngrams
-from shridhar_ft.evaluation.reader import Reader
+from shridhar_ft.evaluation.reader import Reader, fitting
 from shridhar_ft.evaluation.suite import Item
 
 CANDIDATES = 4
@@ -174,21 +175,33 @@ class TermCloze:
 
     def measure(self, reader: Reader, items: Sequence[Item]) -> Iterator[Record]:
         pieces: list[np.ndarray] = []
+        with_book: list[bool] = []
         for item in items:
-            open_book = [" ".join(f"{w} — {d}" for w, d in _defined(item)) + "\n"] * CANDIDATES
-            for before, texts in (("", item["choices"]), ("", item["words"]), (open_book[0], item["choices"])):
-                pieces += [np.array([*reader.opening, *reader.encode(before + text)]) for text in texts]
+            pieces += [fitting(reader, text) for text in (*item["choices"], *item["words"])]
+            opened = self._opened(reader, item)
+            with_book.append(bool(opened))
+            pieces += opened
         nats = iter([float(found[len(reader.opening) - 1 :].sum()) for found in reader.nats(pieces)])
-        for item in items:
-            whole, alone, opened = (np.array([next(nats) for _ in range(CANDIDATES)]) for _ in range(3))
-            defined = all(item["definitions"])
+        for item, has_book in zip(items, with_book, strict=True):
+            whole, alone = (np.array([next(nats) for _ in range(CANDIDATES)]) for _ in range(2))
+            by_book = np.array([next(nats) for _ in range(CANDIDATES)]) if has_book else None
             yield {
                 **{key: item[key] for key in ("key", "cluster", "seen", "frequency", "bigram")},
                 "right": float(np.argmin(whole - alone) == 0),
                 "plain": float(np.argmin(whole) == 0),
-                "open": float(np.argmin(opened - alone) == 0) if defined else None,
+                "open": None if by_book is None else float(np.argmin(by_book - alone) == 0),
                 "margin": float((whole - alone)[1:].min() - (whole - alone)[0]),
             }
+
+    def _opened(self, reader: Reader, item: Item) -> list[np.ndarray]:
+        """The sentences behind the terms' definitions; none where a term has none, or the window does not hold them."""
+        if not all(item["definitions"]):
+            return []
+        book = " ".join(f"{word} — {definition}" for word, definition in _defined(item)) + "\n"
+        try:
+            return [fitting(reader, book + text) for text in item["choices"]]
+        except Unmeasured:
+            return []
 
     def measures(self, records: Sequence[Record]) -> list[Measure]:
         return [Measure("term cloze", _right, total("right"))]
@@ -207,10 +220,14 @@ class TermCloze:
         best = max(floors, key=lambda name: floors[name])
         one.floor, one.floor_of = floors[best], best
         opened = [record["open"] for record in records if record["open"] is not None]
+        if opened and len(opened) < len(records):
+            self.notes.append(
+                f"the ceiling is of {len(opened):,} items: other terms have no definitions, or too long ones"
+            )
         if opened:
             one.ceiling, one.ceiling_of = sum(opened) / len(opened), f"definitions in the context, n = {len(opened)}"
         else:
-            one.ceiling_of = "not measured: the glossary has no definitions"
+            one.ceiling_of = NO_DEFINITIONS
         one.target = "at least 90 %, of 400 sentences or more"
         details: dict[str, Any] = {"notes": self.notes, "unseen terms": None}
         if unseen:

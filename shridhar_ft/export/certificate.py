@@ -53,20 +53,23 @@ def places(length: int, original_context: int) -> Places:
     return Places(list(range(near)), list(original), list(range(length - near, length)))
 
 
-def logits_at(model: "nn.Module", ids: np.ndarray, where: list[int]) -> "torch.Tensor":
+def logits_at(
+    model: "nn.Module", ids: np.ndarray, where: list[int], device: "torch.device | None" = None
+) -> "torch.Tensor":
     """Logits of a text at these positions only.
 
     Args:
         model: A causal language model, plain or with an adapter.
         ids: Token ids, (T,).
         where: Positions P.
+        device: Where the model computes; None: where its weights lie.
 
     Returns:
         float32 (P, V) on the CPU.
     """
     import torch
 
-    device = next(model.parameters()).device
+    device = device or next(model.parameters()).device
     tokens = torch.as_tensor(ids, dtype=torch.long, device=device)[None]
     keep = torch.as_tensor(where, dtype=torch.long, device=device)
     model.eval()

@@ -10,7 +10,7 @@ from shridhar_ft.adapter_base import AdapterBase
 from shridhar_ft.errors import CheckFailed, UserError
 from shridhar_ft.export.tensors import Stored
 from shridhar_ft.model.quantized import rounded
-from shridhar_ft.runfolder import read_json
+from shridhar_ft.runfolder import read_object
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ class Adapter:
                 f"{folder}: no adapter there (adapter_config.json is missing); name a folder that holds one"
             )
         self.folder = folder
-        self.settings: dict[str, Any] = read_json(config)
+        self.settings: dict[str, Any] = read_object(config, "peft_type", mend="copy the adapter again")
         self.own = AdapterBase.read(folder)
         self.tensors = Stored(folder, "adapter_model.safetensors")
         self.used: set[str] = set()
@@ -60,6 +60,12 @@ class Adapter:
         key = f"{PREFIX}{name}"
         return self.tensors.shape(key) if key in self.tensors.files else None
 
+    def beneath(self, weight: "torch.Tensor", linear: bool) -> "torch.Tensor":
+        """A tensor of the base as this adapter found it: rounded, where it was trained on a quantised one."""
+        if linear and self.own is not None and self.own.quantization is not None:
+            return rounded(weight, self.own.quantization)
+        return weight
+
     def apply(self, name: str, weight: "torch.Tensor", linear: bool) -> "torch.Tensor":
         """A tensor of the base with this adapter's update.
 
@@ -76,8 +82,7 @@ class Adapter:
         """
         import torch
 
-        if linear and self.own is not None and self.own.quantization is not None:
-            weight = rounded(weight, self.own.quantization)
+        weight = self.beneath(weight, linear)
         if (whole := self.whole(name)) is not None:
             if whole.shape != weight.shape:
                 raise CheckFailed(self._misfit(name, whole, weight))

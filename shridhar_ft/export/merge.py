@@ -1,6 +1,6 @@
 """Merges a run's weights, writes them in every form that is wanted, reads each back, and certifies them all.
 
-base + adapter  →  merged, by peft, in memory
+base + adapter  →  merged, by peft, in memory (left out where that is too small)
                 →  written tensor by tensor, in the export's type  →  reloaded
                                                                    →  GGUF, read by llama.cpp
 
@@ -14,21 +14,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shridhar_ft.adapters import load_weights, merged
-from shridhar_ft.export.certificate import TOLERANCES, Places, compare, holds, logits_at, places
-from shridhar_ft.export.gguf_certificate import read_file, unread
+from shridhar_ft.adapters import load_weights
+from shridhar_ft.export.answers import (
+    Question,
+    device,
+    free_memory,
+    reloaded_answers,
+    too_large,
+    trained_answers,
+    trained_answers_from_disk,
+)
+from shridhar_ft.export.certificate import TOLERANCES, compare, holds, places
+from shridhar_ft.export.gguf_certificate import cache_for, read_file, unread
 from shridhar_ft.export.gguf_convert import write_gguf
+from shridhar_ft.export.memory import need_whole, parameters_of
 from shridhar_ft.export.merge_stream import Plan, plan_merge
-from shridhar_ft.export.other_merges import other_merges
 from shridhar_ft.export.room import need_room
-from shridhar_ft.model.build import load_model
-from shridhar_ft.model.rope_receipt import check_rope, check_written_rope
+from shridhar_ft.export.speaking import speak_like_trained
+from shridhar_ft.model.rope_receipt import check_written_rope
 from shridhar_ft.receipts import write_receipt
-from shridhar_ft.tokenizer import END
 from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 SHARD_BYTES = 4_000_000_000
@@ -65,10 +72,15 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
         UserError: Base and adapter do not belong together.
         CheckFailed: The artefacts differ by more than rounding, or the reloaded RoPE is not the recipe's.
         DiskFailed: There is no room for them.
+        OutOfMemory: Only peft can merge these, or llama.cpp would have to read them, in more memory than is free.
     """
     claimed = type(merge.config)(**merge.config.to_dict())
     where = places(len(merge.text), merge.original_context)
-    write_model(merge, folder, say)
+    question = Question(merge.text, where)
+    skipped = unread(merge.gguf)
+    if len(skipped) < len(merge.gguf):
+        cache_for(claimed, len(merge.text))  # refused here rather than after the merge
+    plan = write_model(merge, folder, say)
     rope_claimed, rope_written, rope_ok = check_written_rope(folder / "model", claimed, len(merge.text))
     if not rope_ok:
         differs = "; ".join(rope_written["differs"]) or "the frequencies made from it are others"
@@ -80,13 +92,24 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
             mend=f"config.json of the written model does not carry the RoPE that was trained ({differs}); "
             "export again, and let nothing else write there",
         )
-    trained, comparisons, others = _trained_logits(merge, where)
+    free_memory()
+    # What has no plan is read whole: `_write_whole` has refused what does not fit.
+    layered = plan if isinstance(plan, Plan) and too_large(claimed, len(merge.text), say) else None
+    answers = (
+        trained_answers(merge.weights, merge.config, merge.tokenizer, question)
+        if layered is None
+        else trained_answers_from_disk(layered, merge.config, question)
+    )
+    comparisons, others = answers.comparisons, answers.others
+    if answers.not_computed:
+        say(f"export: not computed, as it wants the whole model in memory: {', '.join(answers.not_computed)}")
     for name, found in others.items():
         say(f"export: {name}, it would answer {found['mean_kl_nats']:.1e} nats a token away from what was trained")
-    reloaded, rope_measured, rope_ok = _reloaded_logits(folder / "model", claimed, merge, where)
-    comparisons["reloaded"] = compare(trained, reloaded, where)
+    free_memory()
+    reloaded, rope_measured, rope_ok = reloaded_answers(folder / "model", claimed, question, layered is not None)
+    comparisons["reloaded"] = compare(answers.trained, reloaded, where)
+    free_memory()
     types = {"merged": "float32", "reloaded": merge.dtype}
-    skipped = unread(merge.gguf)
     files = {kind: folder / f"{merge.name}-{kind}.gguf" for kind in merge.gguf}
     for kind, file in files.items():
         say(f"export: writing {file.name}")
@@ -97,7 +120,10 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
             f"gguf {kind}"  # beside the written weights that it was made from: their own rounding is judged above
         )
         comparisons[artefact] = read_file(file, merge.text, claimed, merge.tokenizer, reloaded, where)
-        types[artefact] = artefact
+        cache = comparisons[artefact]["cache"]
+        types[artefact] = artefact if cache == "f32" or kind != "f32" else f"gguf {cache}"
+        if cache != "f32":
+            say(f"export: llama.cpp reads {file.name} with keys and values in {cache}: in f32 they do not fit")
     if skipped:
         say(f"export: nothing has read {', '.join(skipped)}; {skipped[0]} and the others want shridhar_ft[llama-cpp]")
     failed = [name for name, found in comparisons.items() if not holds(found, types[name])]
@@ -109,6 +135,8 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
         {
             "artefacts": ["base + adapter" if merge.weights.adapters else "trained", *comparisons],
             "not_read": skipped,
+            "not_computed": answers.not_computed,
+            "weights_read": "whole" if layered is None else "from the disk, layer by layer",
             "tolerances": {
                 name: dict(
                     zip(("largest_difference_in_deviations", "mean_kl_nats"), TOLERANCES[types[name]], strict=True)
@@ -142,12 +170,16 @@ def _mend(rope_ok: bool, failed: list[str]) -> str:
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def write_model(merge: Merge, folder: Path, say: Callable[[str], None]) -> None:
+def write_model(merge: Merge, folder: Path, say: Callable[[str], None]) -> Plan | str:
     """Write merged weights, config, tokenizer and generation settings into `folder/model`.
+
+    Returns:
+        The plan by which they were merged tensor by tensor, or why peft merged them in memory.
 
     Raises:
         UserError: Base and adapter do not belong together.
         DiskFailed: There is no room.
+        OutOfMemory: Only peft can merge them, and they do not fit into the memory.
     """
     (folder / "model").mkdir()
     plan = plan_merge(merge.weights, merge.config, merge.tokenizer)
@@ -156,6 +188,7 @@ def write_model(merge: Merge, folder: Path, say: Callable[[str], None]) -> None:
     else:
         _write_streamed(merge, folder, say, plan)
     merge.tokenizer.save_pretrained(folder / "model")
+    return plan
 
 
 def _write_streamed(merge: Merge, folder: Path, say: Callable[[str], None], plan: Plan) -> None:
@@ -173,7 +206,7 @@ def _write_streamed(merge: Merge, folder: Path, say: Callable[[str], None], plan
     config.vocab_size = plan.vocab_size
     config.architectures = [plan.architecture]
     config.dtype = getattr(torch, merge.dtype)
-    _speak_like_trained(config, merge.tokenizer).save_pretrained(folder / "model")
+    speak_like_trained(config, merge.tokenizer, merge.weights).save_pretrained(folder / "model")
     config.save_pretrained(folder / "model")
 
 
@@ -181,75 +214,21 @@ def _write_whole(merge: Merge, folder: Path, say: Callable[[str], None], reason:
     """Merge in memory, through peft: what `plan_merge` could not do."""
     import torch
 
+    config = _sized(merge)
+    parameters = parameters_of(config)
+    need_room(folder, parameters * getattr(torch, merge.dtype).itemsize, parameters, merge.gguf)
+    need_whole(config, len(merge.text), device(), reason)
     say(f"export: merging in memory and not tensor by tensor: {reason}")
-    config = type(merge.config)(**merge.config.to_dict())
     model, _, _ = load_weights(merge.weights, config, merge.tokenizer, "sdpa", torch.float32)
     model = model.to(getattr(torch, merge.dtype))
-    need_room(folder, model.num_parameters() * model.dtype.itemsize, model.num_parameters(), merge.gguf)
-    model.generation_config = _speak_like_trained(model.config, merge.tokenizer)
+    model.generation_config = speak_like_trained(model.config, merge.tokenizer, merge.weights)
     model.save_pretrained(folder / "model", max_shard_size=merge.shard_bytes)
 
 
-def _speak_like_trained(config: Any, tokenizer: "PreTrainedTokenizerBase") -> Any:  # noqa: ANN401
-    """Generation settings that fit the training: it ends at `<|end|>`, or where the base itself ends."""
-    from transformers import GenerationConfig
-
-    end = tokenizer.convert_tokens_to_ids(END)
-    own = tokenizer.eos_token_id
-    if end is None or end == tokenizer.unk_token_id:  # an adapter whose tokenizer is not of ours
-        end = own
-    config.eos_token_id = end
-    config.pad_token_id = tokenizer.pad_token_id
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=list(dict.fromkeys(token for token in (end, own) if token is not None)),
-        pad_token_id=tokenizer.pad_token_id,
-        do_sample=True,
-        temperature=0.7,
-        top_p=0.9,
-        repetition_penalty=1.1,
-    )
-
-
-# ---------------------------------------------------------------------------------------------------- reading
-
-
-def _trained_logits(
-    merge: Merge, where: Places
-) -> tuple["torch.Tensor", dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Logits of what was trained; how those of peft's merge differ from them; and those of merges not made."""
-    import torch
-
-    # SDPA in float32 on every device: FlashAttention takes no float32, and one kernel should judge all artefacts.
-    config = type(merge.config)(**merge.config.to_dict())
-    keep = bool(merge.weights.adapters)
-    model, _, _ = load_weights(merge.weights, config, merge.tokenizer, "sdpa", torch.float32, keep_last=keep)
-    model = model.to(_device())
-    trained = logits_at(model, merge.text, where.all)
-    if not keep:
-        return trained, {}, {}
-    whole = merged(model)
-    found = {"merged": compare(trained, logits_at(whole, merge.text, where.all), where)}
-    others = other_merges(merge.weights, merge.config, merge.tokenizer, merge.text, trained, whole, where)
-    return trained, found, others
-
-
-def _reloaded_logits(
-    folder: Path, claimed: "PreTrainedConfig", merge: Merge, where: Places
-) -> tuple["torch.Tensor", dict[str, Any], bool]:
-    """Logits of the written model, and whether it computes with the RoPE that was claimed."""
-    import torch
+def _sized(merge: Merge) -> "PreTrainedConfig":
+    """The config with as many rows of the embeddings as the base and the tokenizer want."""
     from transformers import AutoConfig
 
-    stored = AutoConfig.from_pretrained(folder)
-    # In float32 arithmetic, whatever the stored type: what is compared are the weights, not how a kernel rounds.
-    model = load_model(folder, stored, "sdpa", torch.float32).to(_device())
-    logits = logits_at(model, merge.text, where.all)
-    _, measured, ok = check_rope(model, claimed, len(merge.text))
-    return logits, measured, ok
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    stored = AutoConfig.from_pretrained(merge.weights.base, revision=merge.weights.revision).get_text_config()
+    rows = max(stored.vocab_size, len(merge.tokenizer))
+    return type(merge.config)(**{**merge.config.to_dict(), "vocab_size": rows})

@@ -4,6 +4,7 @@ plan = plan_merge(weights, config, tokenizer)      # reads headers, checks that 
 plan.write(folder, "bfloat16", 4_000_000_000)      # reads, merges, casts and writes, one tensor at a time
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from shridhar_ft.errors import CheckFailed, UserError
 from shridhar_ft.export.deltas import Adapter
 from shridhar_ft.export.tensors import Planned, Stored, local_folder, write_shards
 from shridhar_ft.model.build import update_hash
+from shridhar_ft.model.text_part import text_names
 from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ class Plan:
     """Name of the model's class, for config.json."""
     vocab_size: int
     """Rows of the embeddings, added ones included."""
+    beneath: "Mapping[str, Callable[[], torch.Tensor]]"
+    """What the last adapter was trained on, tensor by tensor: the ones before it merged, rounded as it was."""
     ignored: list[str] = field(default_factory=list)
     """Tensors of the base's files that the model has no use for."""
     unknown_base: list[Path] = field(default_factory=list)
@@ -105,16 +109,18 @@ def plan_merge(weights: Weights, config: "PreTrainedConfig", tokenizer: "PreTrai
         _check_one_head(adapters, embeddings, head)
     rows = shapes[embeddings][0]
     added = max(len(tokenizer) - rows, 0)
-    planned = []
+    planned, beneath = [], {}
     for name in (name for name in base.names() if name in shapes):
         grows = added if name in (embeddings, head) else 0
         shape = (shapes[name][0] + grows, *shapes[name][1:])
         planned.append(Planned(name, shape, partial(_merged, base, kept, adapters, name, grows, name in linear)))
+        beneath[name] = partial(_beneath_last, base, kept, adapters, name, grows, name in linear)
     return Plan(
         planned,
         adapters,
         type(model).__name__,
         rows + added,
+        beneath,
         ignored=[name for name in base.names() if name not in shapes and not (tied and name == head)],
         unknown_base=[adapter.folder for adapter in adapters if adapter.own is None] if not hashes else [],
     )
@@ -122,7 +128,8 @@ def plan_merge(weights: Weights, config: "PreTrainedConfig", tokenizer: "PreTrai
 
 def _base(folder: Path) -> Stored:
     """The weights of a base; adapters that lie beside them are none of them."""
-    return Stored(folder, "model*.safetensors")
+    # Of a base that sees images too, the text model alone, by its own names: as `load_model` loads it.
+    return Stored(folder, "model*.safetensors", text_names(folder))
 
 
 def _type_in_memory(stored: "PreTrainedConfig", base: Stored) -> "torch.dtype":
@@ -151,6 +158,19 @@ def _merged(
     for adapter in adapters:
         tensor = adapter.apply(name, tensor, linear)
     return tensor
+
+
+def _beneath_last(
+    base: Stored,
+    kept: "torch.dtype",
+    adapters: list[Adapter],
+    name: str,
+    grows: int,
+    linear: bool,
+) -> "torch.Tensor":
+    """One tensor as the last adapter found it; without adapters, as the base has it."""
+    tensor = _merged(base, kept, adapters[:-1], name, grows, linear)
+    return adapters[-1].beneath(tensor, linear) if adapters else tensor
 
 
 def _check_bases(adapters: list[Adapter], base: Stored, names: list[str], kept: "torch.dtype") -> bool:

@@ -13,6 +13,15 @@ from shridhar_ft.tokenizer import DIALOGUE, END
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+PARAMETERS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
+}
+"""Settings of generation_config.json, and Ollama's names for them."""
+
 Messages = Sequence[dict[str, str]]
 
 
@@ -84,6 +93,20 @@ def ollama_template(tokenizer: "PreTrainedTokenizerBase", where: str = "export.o
     )
 
 
+def check_texts(system: str | None, licence: str) -> None:
+    """Refuse texts that would end a Modelfile's quotation too early.
+
+    Raises:
+        UserError: One of them would.
+    """
+    for key, text in (("export.system", system or ""), ("export.licence", licence)):
+        if '"""' in text or text.endswith('"'):
+            raise UserError(
+                f'{key}: a Modelfile cannot hold three quotation marks (""") in a row, nor one at the end of a text; '
+                "take them out"
+            )
+
+
 def modelfile(
     gguf: str,
     tokenizer: "PreTrainedTokenizerBase",
@@ -98,25 +121,22 @@ def modelfile(
         gguf: Name of the file.
         tokenizer: For its chat template.
         context: Tokens of the window; Ollama's own default is a few thousand, and it cuts what is longer in silence.
-        sampling: temperature, top_p, repetition_penalty.
+        sampling: What generation_config.json says; what it does not say is left to Ollama.
         system: System text, or None.
         licence: The model's.
     """
     template, stops = ollama_template(tokenizer)
+    # Where the model's settings name no penalty there is none; Ollama's own default is one.
+    sampled = {"repetition_penalty": 1.0} | {k: v for k, v in sampling.items() if k in PARAMETERS and v is not None}
     lines = [
         f"FROM ./{gguf}",
         f'TEMPLATE """{template}"""',
         f"PARAMETER num_ctx {context}",
         *(f'PARAMETER stop "{stop}"' for stop in stops),
-        f"PARAMETER temperature {sampling['temperature']}",
-        f"PARAMETER top_p {sampling['top_p']}",
-        f"PARAMETER repeat_penalty {sampling['repetition_penalty']}",
+        *(f"PARAMETER {PARAMETERS[name]} {value}" for name, value in sampled.items()),
     ]
+    check_texts(system, licence)
     if system:
-        if '"""' in system:
-            raise UserError(
-                'export.system: a Modelfile cannot hold three quotation marks (""") in a row; take them out'
-            )
         lines.append(f'SYSTEM """{system}"""')
     lines.append(f'LICENSE """{licence}"""')
     return "\n".join(lines) + "\n"

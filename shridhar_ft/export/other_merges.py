@@ -18,16 +18,39 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-def other_merges(
+def merged_into_bits(
+    weights: Weights,
+    whole: "PreTrainedModel",
+    text: "np.ndarray",
+    trained: "torch.Tensor",
+    where: Places,
+) -> dict[str, dict[str, Any]]:
+    """How far the answers of a merge into the quantised base lie off; {} where the last adapter is of a plain base.
+
+    Args:
+        weights: The run's, the last adapter included.
+        whole: The merged model in float32; its layers are quantised here.
+        text: Token ids, (T,).
+        trained: Logits of base + adapter at `where`, (P, V).
+        where: Positions.
+    """
+    own = AdapterBase.read(weights.adapters[-1])
+    if own is None or own.quantization is None:
+        return {}
+    rounded = quantize(whole, own.quantization, next(whole.parameters()).device)
+    return {f"merged into {own.quantization.type}": compare(trained, logits_at(rounded, text, where.all), where)}
+
+
+def merged_onto_unquantised(
     weights: Weights,
     config: "PreTrainedConfig",
     tokenizer: "PreTrainedTokenizerBase",
     text: "np.ndarray",
     trained: "torch.Tensor",
-    whole: "PreTrainedModel",
     where: Places,
+    device: "torch.device",
 ) -> dict[str, dict[str, Any]]:
-    """How far the answers of the other merges lie from those of the trained model; {} where the last adapter is plain.
+    """How far the answers of a merge onto the base as its author stored it lie off.
 
     Args:
         weights: The run's, the last adapter included.
@@ -35,19 +58,12 @@ def other_merges(
         tokenizer: The run's.
         text: Token ids, (T,).
         trained: Logits of base + adapter at `where`, (P, V).
-        whole: The merged model in float32; its layers are quantised here.
         where: Positions.
+        device: Where it computes.
     """
     import torch
 
-    own = AdapterBase.read(weights.adapters[-1]) if weights.adapters else None
-    if own is None or own.quantization is None:
-        return {}
-    device = next(whole.parameters()).device
-    rounded = quantize(whole, own.quantization, device)
-    found = {f"merged into {own.quantization.type}": compare(trained, logits_at(rounded, text, where.all), where)}
     beneath = Weights(weights.base, weights.revision, weights.adapters[:-1])
     base: Any = load_weights(beneath, type(config)(**config.to_dict()), tokenizer, "sdpa", torch.float32)[0]
     plain = merged(load_adapter(base.to(device), weights.adapters[-1], trainable=False))
-    found["merged onto the unquantised base"] = compare(trained, logits_at(plain, text, where.all), where)
-    return found
+    return {"merged onto the unquantised base": compare(trained, logits_at(plain, text, where.all), where)}

@@ -1,8 +1,10 @@
 """Exports what a recipe, a run folder or an adapter ends with."""
 
 import difflib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +13,16 @@ import numpy as np
 from shridhar_ft.adapter_base import AdapterBase
 from shridhar_ft.config import Recipe, export_section, load_recipe
 from shridhar_ft.config_export import Export
+from shridhar_ft.data.split import SPLITS
 from shridhar_ft.documents import book_documents, long_text
-from shridhar_ft.errors import CheckFailed, UserError
+from shridhar_ft.errors import CheckFailed, UserError, first_line
 from shridhar_ft.export.card import adapter_card, model_card
 from shridhar_ft.export.gguf_convert import needs_quantiser
 from shridhar_ft.export.gguf_limits import check_gguf
 from shridhar_ft.export.gguf_model import has_llama_cpp
 from shridhar_ft.export.hub import upload
 from shridhar_ft.export.merge import Merge, merge_and_certify
-from shridhar_ft.export.ollama import modelfile, ollama_template
+from shridhar_ft.export.ollama import check_texts, modelfile, ollama_template
 from shridhar_ft.export.serve import serve_commands
 from shridhar_ft.model.build import base_config, model_fingerprint, stage_config
 from shridhar_ft.model.rope import original_context
@@ -27,6 +30,7 @@ from shridhar_ft.preparation import window_of_sft
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.receipts import read_receipts
 from shridhar_ft.runfolder import (
+    PART,
     RUNS,
     Run,
     begin_peak_rss,
@@ -35,9 +39,12 @@ from shridhar_ft.runfolder import (
     fingerprint,
     finish_part,
     is_current,
+    locked,
+    only_one,
     part_of,
     publishing,
     read_json,
+    read_object,
     run_folder,
     write_json,
     write_text,
@@ -87,24 +94,76 @@ def export(what: str, overrides: list[str], say: Callable[[str], None]) -> tuple
     path = Path(what)
     if (path / "adapter_config.json").is_file():
         wanted = export_section(overrides)
-        inside = path.resolve().parent
+        path = path.resolve()  # `.` has a name too
+        inside = path.parent
         for parent in inside.parents:
             if (parent / "recipe.yaml").is_file() and (inside / "part.json").is_file():
                 _, run = open_run(parent)
                 recipe = load_recipe(parent / "recipe.yaml", overrides)
-                name = str(inside.relative_to(parent.resolve()))
+                name = str(inside.relative_to(parent))
                 if name == part_names(recipe)[-1]:
-                    return run.export, ensure_export(recipe, run, say)
-                tokenizer = load_tokenizer(run.tokenizer)
-                return inside / "export", _export_part(recipe, run, name, tokenizer, inside / "export", say)
-        return path.parent / "export", _export_adapter(path, wanted, path.parent / "export", say)
+                    return run.export, _alone(recipe, run, say)
+                with _at_rest(run):
+                    tokenizer = load_tokenizer(run.tokenizer)
+                    return inside / "export", _export_part(recipe, run, name, tokenizer, inside / "export", say)
+        target = path.with_name(f"{path.name}-export")
+        with locked(path.with_name(f".{target.name}.lock"), f"{target}: another process is writing it; wait for it"):
+            _need_ours(target)
+            return target, _export_adapter(path, wanted, target, say)
     if (path / "status.json").is_file() or (path / "data" / "part.json").is_file():
         _, run = open_run(path)
         recipe = load_recipe(path / "recipe.yaml", overrides)
     else:
+        _refuse_half_a_run(path)
         recipe = load_recipe(what, overrides)
         run = run_folder(recipe.name)
-    return run.export, ensure_export(recipe, run, say)
+    return run.export, _alone(recipe, run, say)
+
+
+def _alone(recipe: Recipe, run: Run, say: Callable[[str], None]) -> dict[str, Any]:
+    with _at_rest(run):
+        return ensure_export(recipe, run, say)
+
+
+@contextmanager
+def _at_rest(run: Run) -> Iterator[None]:
+    """Hold a run that nobody trains or exports: of two exports each would remove what the other writes.
+
+    Raises:
+        UserError: Another process is working on it.
+    """
+    with ExitStack() as held:
+        if run.root.is_dir():  # of a run that was never begun, no lock is left either
+            held.enter_context(only_one(run))
+            held.enter_context(only_one(run, "training"))  # can outlive the `run` that started it
+        yield
+
+
+def _refuse_half_a_run(folder: Path) -> None:
+    """Refuse a run folder of which only a part is here: as a recipe's folder, it would name another run.
+
+    Raises:
+        UserError: It is one.
+    """
+    made = [f"{name}/" for name in ("stages", "sft", "tokenizer") if (folder / name).is_dir()]
+    if made and (folder / "recipe.yaml").is_file():
+        raise UserError(
+            f"{folder}: half a run folder ({', '.join(made)}, and neither status.json nor data/{PART}); copy the whole "
+            f"of it, or name {folder}/recipe.yaml if it is a recipe"
+        )
+
+
+def _need_ours(target: Path) -> None:
+    """Refuse to put an export in the place of what no export made.
+
+    Raises:
+        UserError: There is something else.
+    """
+    if os.path.lexists(target) and not ((target / PART).is_file() and (target / "certificate.json").is_file()):
+        raise UserError(
+            f"{target}: the export would be written there, and what is there now is no export of ours (no {PART} and "
+            "certificate.json in it); move it, or copy the adapter to another folder"
+        )
 
 
 def ensure_export(recipe: Recipe, run: Run, say: Callable[[str], None]) -> dict[str, Any]:
@@ -119,7 +178,9 @@ def ensure_export(recipe: Recipe, run: Run, say: Callable[[str], None]) -> dict[
         return _export_part(recipe, run, last["name"], tokenizer, run.export, say, wanted)
     say("export: up to date")
     upload(run.export, recipe.export, say)
-    return read_json(run.export / "certificate.json")
+    return read_object(
+        run.export / "certificate.json", "ok", "measured", mend=f"remove {run.export} and export the run anew"
+    )
 
 
 def _export_part(
@@ -134,7 +195,7 @@ def _export_part(
     """Merge, certify, describe and publish what the part of this name ended with."""
     started = time.monotonic()
     begin_peak_rss()
-    part = part_of(run.root / name)
+    part = part_of(run.root / name, "weights.base", "weights.revision", "weights.adapters")
     if part is None:
         raise UserError(f"{run.root / name} is not finished; run `shridhar-ft run {run.root}/recipe.yaml` first")
     stages = [f"stages/{stage.name}" for stage in recipe.stages]
@@ -174,6 +235,7 @@ def check_wanted(wanted: Export, config: "PreTrainedConfig", tokenizer: "PreTrai
             "`pip install 'shridhar_ft[llama-cpp]'`, or take q8_0"
         )
     if wanted.ollama:
+        check_texts(wanted.system, wanted.licence)
         ollama_template(tokenizer)
 
 
@@ -262,23 +324,31 @@ def _run_card(
 ) -> str:
     names = part_names(recipe)
     parts = [{"part": name, **(part_of(run.root / name) or {})} for name in names[: names.index(last) + 1]]
-    ledger = read_json(run.data / "receipts" / "ledger.json")["measured"]
-    report = read_json(run.data / "report.json")
+    build = f"remove {run.data / PART} and run `shridhar-ft data build` with this recipe"
+    ledger = read_object(run.data / "receipts" / "ledger.json", "measured.tokens", mend=build)["measured"]
+    report = read_object(
+        run.data / "report.json", *(f"splits.{split}" for split in SPLITS), "books.files", "dialogues.files", mend=build
+    )
     base = recipe.model.base
     return model_card(
         {
             "name": recipe.name,
             "licence": recipe.export.licence,
+            "languages": recipe.export.language,
             "data_licences": recipe.export.data_licences,
-            "base": Path(base).name if base and Path(base).is_dir() else base,
-            "base_on_hub": bool(base) and not Path(str(base)).is_dir(),
+            **_base_facts(base),
             "context": context,
             "dtype": dtype,
             "parts": parts,
             "data": {
                 split: {kind: report["splits"][split][kind]["rows"] for kind in ("books", "dialogues")}
-                for split in ("train", "validation", "test")
+                for split in SPLITS
             },
+            "sources": [
+                (kind, file["source"], file["rows"])
+                for kind in ("books", "dialogues")
+                for file in report[kind]["files"]
+            ],
             "tokens": ledger["tokens"],
             "certificate": certificate,
             "evaluation": _evaluation(run, made),
@@ -293,10 +363,20 @@ def _run_card(
     )
 
 
+def _base_facts(base: str | None) -> dict[str, Any]:
+    """A base for a card: by its id on the Hub, or by the name of its folder, whose place says nothing to others."""
+    local = base is not None and Path(base).is_dir()
+    return {
+        "base": Path(base).resolve().name if base is not None and local else base,
+        "base_on_hub": base is not None and not local,
+    }
+
+
 def _evaluation(run: Run, made: Path) -> dict[str, Any] | None:
     """What was measured of the very model that lies in `made`; None where there is nothing, or it was another model."""
     results = run.root / "eval" / "results.json"
-    found = read_json(results) if results.is_file() else None
+    evaluate = f"remove it, or run `shridhar-ft eval {run.root}`"
+    found = read_object(results, "made_from.model", mend=evaluate) if results.is_file() else None
     same = found is not None and found["made_from"]["model"] == model_fingerprint(made / "model")
     return found if same else None
 
@@ -308,7 +388,7 @@ def _export_adapter(folder: Path, wanted: Export, target: Path, say: Callable[[s
     from shridhar_ft.config import Model
 
     started = time.monotonic()
-    stored = read_json(folder / "adapter_config.json")
+    stored = read_object(folder / "adapter_config.json", mend="copy the adapter again")
     base = stored.get("base_model_name_or_path")
     if not base:
         raise UserError(f"{folder / 'adapter_config.json'}: it names no base (base_model_name_or_path); add it")
@@ -317,9 +397,10 @@ def _export_adapter(folder: Path, wanted: Export, target: Path, say: Callable[[s
     source = folder if (folder / "tokenizer_config.json").is_file() else base
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a damaged file the library raises whatever comes, plain Exceptions too
         raise UserError(
-            f"{source}: no tokenizer there; copy the one that the adapter was trained with beside it"
+            f"{source}: no tokenizer can be read there ({first_line(error)}); copy the one that the adapter "
+            "was trained with beside it"
         ) from error
     own = AdapterBase.read(folder)
     if own is not None:
@@ -338,8 +419,21 @@ def _export_adapter(folder: Path, wanted: Export, target: Path, say: Callable[[s
         gguf=wanted.gguf_kinds,
         shard_bytes=int(wanted.shard_gb * 1e9),
     )
-    serve = serve_commands(config, merge.dtype, length, [f"{merge.name}-{kind}.gguf" for kind in merge.gguf])
+    rank = stored.get("r")
+    facts = {
+        "name": folder.name,
+        "licence": wanted.licence,
+        "languages": wanted.language,
+        "data_licences": wanted.data_licences,
+        **_base_facts(base),
+        "context": length,
+        "dtype": merge.dtype,
+        "adapter": f"{stored.get('peft_type', 'of unknown kind')}" + (f" of rank {rank}" if rank else ""),
+        "serve": serve_commands(config, merge.dtype, length, [f"{merge.name}-{kind}.gguf" for kind in merge.gguf]),
+        "ollama": wanted.ollama,
+        "version": environment()["packages"].get("shridhar_ft", "?"),
+    }
     return _publish(
         *(merge, wanted, target, say),
-        *(lambda found, _: adapter_card(folder.name, base, wanted.licence, serve, found), "", started),
+        *(lambda found, _: adapter_card(facts | {"certificate": found}), "", started),
     )

@@ -5,7 +5,8 @@ bytes in order (github.com/huggingface/safetensors), so the shapes known beforeh
 """
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +24,12 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 class Stored:
     """The tensors of a folder, by name; nothing is read until it is asked for."""
 
-    def __init__(self, folder: Path, pattern: str = "*.safetensors") -> None:
+    def __init__(self, folder: Path, pattern: str = "*.safetensors", renames: Mapping[str, str] | None = None) -> None:
         """
         Args:
             folder: Holds safetensors files.
             pattern: Which of them.
+            renames: Beginnings of names in the files (regex) → what they are called here instead.
 
         Raises:
             UserError: There are none, or one is damaged.
@@ -36,10 +38,13 @@ class Stored:
 
         self.folder = folder
         self.files: dict[str, Path] = {}
+        self._in_file: dict[str, str] = {}
         for file in sorted(folder.glob(pattern)):
             try:
                 with safe_open(file, framework="pt") as tensors:
-                    self.files.update(dict.fromkeys(tensors.keys(), file))
+                    for stored in tensors.keys():  # noqa: SIM118 - no dict, and not iterable
+                        name = _renamed(stored, renames or {})
+                        self.files[name], self._in_file[name] = file, stored
             except SafetensorError as error:
                 raise UserError(f"{file}: it cannot be read ({first_line(error)}); copy it again") from error
         if not self.files:
@@ -53,14 +58,21 @@ class Stored:
         from safetensors import safe_open
 
         with safe_open(self.files[name], framework="pt") as tensors:
-            return tuple(tensors.get_slice(name).get_shape())
+            return tuple(tensors.get_slice(self._in_file[name]).get_shape())
 
     def read(self, name: str) -> "torch.Tensor":
         """One tensor, copied: the file is mapped only meanwhile, or all its pages would count as this process's."""
         from safetensors import safe_open
 
         with safe_open(self.files[name], framework="pt") as tensors:
-            return tensors.get_tensor(name).clone()
+            return tensors.get_tensor(self._in_file[name]).clone()
+
+
+def _renamed(name: str, renames: Mapping[str, str]) -> str:
+    for pattern, put in renames.items():
+        if re.search(pattern, name):
+            return re.sub(pattern, put, name)
+    return name
 
 
 def local_folder(base: str, revision: str | None) -> Path:

@@ -155,15 +155,25 @@ def dequantize(model: "PreTrainedModel", dtype: torch.dtype) -> "PreTrainedModel
 
 
 def dequantized_weight(layer: Any) -> torch.Tensor:  # noqa: ANN401 - a layer of bitsandbytes
-    """The weight of a quantised layer as numbers, (out, in)."""
+    """The weight of a quantised layer as numbers, float32 (out, in).
+
+    What it was quantised from may have been bf16, and bitsandbytes would give that back: a rounding that a product in
+    float32 never saw.
+    """
     from peft.utils.integrations import dequantize_bnb_weight
 
+    if (state := getattr(layer.weight, "quant_state", None)) is not None:
+        was, state.dtype = state.dtype, torch.float32
+        try:
+            return dequantize_bnb_weight(layer.weight)
+        finally:
+            state.dtype = was
     return dequantize_bnb_weight(layer.weight, getattr(layer, "state", None))
 
 
 def rounded(weight: torch.Tensor, how: Quantization) -> torch.Tensor:
-    """A weight as a quantised layer computes with it: into 4 or 8 bits and back; shape and type stay, (out, in)."""
+    """A weight as a quantised layer computes with it, into 4 or 8 bits and back: float32 (out, in)."""
     with torch.device("meta"):
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    return dequantized_weight(_quantized(layer, how, weight.device)).to(weight.dtype)
+    return dequantized_weight(_quantized(layer, how, weight.device))

@@ -16,7 +16,7 @@ from shridhar_ft.data.sources.names import did_you_mean
 from shridhar_ft.errors import UserError
 from shridhar_ft.receipts import receipt_files
 from shridhar_ft.report.data_report import check_numbers_only
-from shridhar_ft.runfolder import PART, RUNS, Run, check_owner, read_json, run_folder, settings_of
+from shridhar_ft.runfolder import PART, RUNS, Run, check_owner, read_object, run_folder, settings_of
 from shridhar_ft.shipped import recipe_names
 
 SAMPLES = "samples.json"
@@ -106,16 +106,19 @@ def _status(status: dict[str, Any], to: str | None) -> dict[str, Any]:
     return {**status, "resume": command_without(status["resume"], to)} if status.get("resume") else status
 
 
+OF_RECEIPTS = ("receipt", "ok", "claimed", "measured")
+
+
 def collect(run: Run) -> Record:
     """Read a run folder."""
     bad: list[str] = []
 
-    def held(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
-        """What a JSON file holds; None where it is not there, or is damaged, which is noted."""
+    def held(path: Path, *keys: str) -> Any:  # noqa: ANN401 - whatever the file holds
+        """What a JSON file holds; None where it is not there, is damaged or lacks one of the keys, which is noted."""
         if not path.is_file():
             return None
         try:
-            return read_json(path)
+            return read_object(path, *keys)
         except ValueError:
             bad.append(str(path.relative_to(run.root)))
             return None
@@ -136,10 +139,10 @@ def collect(run: Run) -> Record:
         for name, of_part in settings.items()
     ]
     order = ["data", "tokenizer", *settings, "export"]
-    receipts = {str(path.relative_to(run.root)): held(path) for path in receipt_files(run.root)}
+    receipts = {str(path.relative_to(run.root)): held(path, *OF_RECEIPTS) for path in receipt_files(run.root)}
     shown = {path: _shown(receipt) for path, receipt in receipts.items() if receipt is not None}
     results = [run.root / "eval" / "results.json", *sorted((run.root / "eval").glob("models/*/results.json"))]
-    data = held(run.data / "report.json")
+    data = held(run.data / "report.json", "books.files", "dialogues.files", "splits", "histograms")
     if data:
         check_numbers_only(data["dialogues"])
     return Record(

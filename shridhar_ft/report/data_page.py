@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from shridhar_ft.data.histogram import Bins
 from shridhar_ft.data.measure import KINDS, Kind
@@ -19,7 +19,7 @@ from shridhar_ft.report.changes import show_change
 from shridhar_ft.report.data_report import Characters, DataReport, KindReport, SourceReport, check_numbers_only
 from shridhar_ft.report.pages import render
 from shridhar_ft.report.svg import compact, histogram, share_bars
-from shridhar_ft.runfolder import Run, read_json, write_text
+from shridhar_ft.runfolder import PART, Run, read_object, write_text
 
 MOST_SOURCES = 100
 MOST_EXAMPLES = 10
@@ -40,10 +40,15 @@ HISTOGRAMS = {
 
 def write_data_page(run: Run) -> Path:
     """Write runs/<name>/data/report.html from what the run's data folder holds; returns its path."""
-    receipts = {name: read_json(run.data / "receipts" / f"{name}.json") for name in ("ledger", "split")}
+    anew = f"remove {run.data / PART}, and `shridhar-ft data build` makes it anew"
+    receipts = {
+        name: read_object(run.data / "receipts" / f"{name}.json", "measured", mend=anew) for name in ("ledger", "split")
+    }
     verdict = run.data / "verdict.json"
+    report = read_object(run.data / "report.json", "books.files", "dialogues.files", "splits", "histograms", mend=anew)
     page = data_page(
-        run.name, read_json(run.data / "report.json"), receipts, read_json(verdict) if verdict.is_file() else None
+        *(run.name, cast("DataReport", report), receipts),
+        read_object(verdict, mend="remove it") if verdict.is_file() else None,
     )
     path = run.data / "report.html"
     write_text(path, page)

@@ -54,11 +54,12 @@ def _score(score: Results, tongue: Tongue) -> dict[str, Any]:
     ends = {end: tongue.sentence(score[f"{end}_of"]) for end in ("floor", "ceiling")}
     told = {end: f"{shown(score[end])} ({of})" if score[end] is not None else of for end, of in ends.items()}
     known = score["value"] is not None and score["low"] is not None and score["high"] is not None
+    lacking = "" if known else tongue.sentence(score.get("lacking", ""))  # results of before have no such key
     whole = score["unit"] in SHARES
     return {
         "name": name,
         "value": value,
-        "interval": f"[{low}; {high}]",
+        "interval": lacking or f"[{low}; {high}]",
         "n": tongue.number(score["n"]),
         "floor": told["floor"],
         "ceiling": told["ceiling"],

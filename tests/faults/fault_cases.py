@@ -15,25 +15,25 @@ class Case:
     """What is done to the training."""
     right: str
     """What has to come of it."""
-    guard: str
-    """What is taken out to see that the case fails without it."""
-    check: Callable[[Lab, bool], str]
-    """Tries it, with the guard or without; says what happened, or raises AssertionError."""
+    guards: tuple[str, ...]
+    """What is taken out, one at a time, to see that the case fails without it."""
+    check: Callable[[Lab, str | None], str]
+    """Tries it, with every guard or without the named one; says what happened, or raises AssertionError."""
 
 
 CASES: list[Case] = []
 
 
-def case(number: int, injection: str, right: str, guard: str) -> Callable:
+def case(number: int, injection: str, right: str, *guards: str) -> Callable:
     """Enter a check into the list."""
 
-    def enter(check: Callable[[Lab, bool], str]) -> Callable[[Lab, bool], str]:
-        CASES.append(Case(number, injection, right, guard, check))
+    def enter(check: Callable[[Lab, str | None], str]) -> Callable[[Lab, str | None], str]:
+        CASES.append(Case(number, injection, right, guards, check))
         return check
 
     return enter
 
 
-def without(name: str, guard: bool) -> tuple[str, ...]:
+def without(out: str | None) -> tuple[str, ...]:
     """The guards to take out of the processes of a case."""
-    return () if guard else (name,)
+    return () if out is None else (out,)

@@ -6,6 +6,7 @@ It is started from a fork server that has imported the libraries already, so tha
 import importlib
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ import fault_guards
 import torch
 import transformers  # noqa: F401 - imported once, in the fork server
 import trl  # noqa: F401
+import xxhash
 
 import shridhar_ft.training  # noqa: F401
 from shridhar_ft import entry
@@ -125,6 +127,13 @@ def _fill_disk(*_: Any) -> None:
                 continue
 
 
+def _keep_a_copy(*_: Any) -> None:
+    """What a kill would leave at this moment, beside the copies before it."""
+    copies = Path("copies")
+    copies.mkdir(exist_ok=True)
+    shutil.copytree("runs/tiny", copies / f"{len(list(copies.iterdir())):02}")
+
+
 def _nan(args: Any, kwargs: Any, result: Any) -> None:
     """A loss that is no number on its way from the model, its gradient with it."""
     args[1].mul_(float("nan"))
@@ -133,6 +142,20 @@ def _nan(args: Any, kwargs: Any, result: Any) -> None:
 def _infinite_gradient(args: Any, kwargs: Any, result: Any) -> None:
     parameter = next(p for p in args[0].model.parameters() if p.requires_grad)
     parameter.grad[0] = float("inf")
+
+
+def _steep(args: Any, kwargs: Any, result: Any) -> None:
+    """A loss that is finite and whose gradient is not, as an overflow in the backward pass leaves it."""
+    args[1].register_hook(lambda gradient: gradient * float("inf"))
+
+
+def _note_weights(args: Any, kwargs: Any, result: Any) -> None:
+    """Write down a hash of the weights as they are now, of this process's own share under ZeRO-3."""
+    digest = xxhash.xxh3_128()
+    for parameter in args[0].model.parameters():
+        digest.update(getattr(parameter, "ds_tensor", parameter).detach().contiguous().numpy().tobytes())
+    with Path(f"weights_rank{os.environ.get('RANK', '0')}.txt").open("a") as file:
+        file.write(digest.hexdigest() + "\n")
 
 
 def _nan_weights(args: Any, kwargs: Any, result: Any) -> None:
@@ -155,8 +178,11 @@ ACTIONS: dict[str, Callable[..., Any]] = {
     "tight memory": _tight_memory,
     "allocate": _allocate,
     "fill the disk": _fill_disk,
+    "keep a copy": _keep_a_copy,
     "NaN": _nan,
     "infinite gradient": _infinite_gradient,
+    "steep loss": _steep,
+    "note the weights": _note_weights,
     "NaN weights": _nan_weights,
     "hang": _hang,
     "other frequencies": _other_frequencies,

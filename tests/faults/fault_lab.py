@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +72,7 @@ class Lab:
 
     root: Path
     number: int = 0
+    kept: dict[str, Path] = field(default_factory=dict)
     server: Any = field(default_factory=lambda: multiprocessing.get_context("forkserver"))
 
     def __post_init__(self) -> None:
@@ -107,8 +108,18 @@ class Lab:
 
     def fresh(self) -> Path:
         """A copy of `prepared`."""
+        return self.copy(self.prepared)
+
+    def copy(self, folder: Path) -> Path:
+        """A copy of a folder, for one trial."""
         self.number += 1
-        return Path(shutil.copytree(self.prepared, self.root / f"trial{self.number}"))
+        return Path(shutil.copytree(folder, self.root / f"trial{self.number}"))
+
+    def once(self, name: str, make: Callable[[], Path]) -> Path:
+        """A copy of a folder that several trials begin with, and that is made once."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        return self.copy(self.kept[name])
 
     def train(
         self,
@@ -119,6 +130,7 @@ class Lab:
         without: tuple[str, ...] = (),
         ranks: int = 1,
         bound: float = BOUND,
+        engine: str | None = None,
     ) -> Done:
         """Train in a folder, in processes of their own.
 
@@ -130,6 +142,7 @@ class Lab:
             without: Guards that are taken out.
             ranks: Processes.
             bound: Seconds after which what still runs is killed.
+            engine: A configuration of DeepSpeed's in accelerate_configs/deepspeed, as the launcher would pass it on.
         """
         began = time.monotonic()
         log = self.root / "log.txt"
@@ -150,7 +163,9 @@ class Lab:
                 "folder": str(folder),
                 "module": module,
                 "arguments": ["r.yaml", *arguments],
-                "environment": self.environment | (together if ranks > 1 else {}),
+                "environment": self.environment
+                | (together if ranks > 1 else {})
+                | (deepspeed(engine) if engine else {}),
                 "faults": faults or [],
                 "without": without,
                 "log": str(log),
@@ -162,6 +177,16 @@ class Lab:
         return Done(statuses, log.read_text(errors="replace") if log.is_file() else "", time.monotonic() - began)
 
 
+def deepspeed(name: str) -> dict[str, str]:
+    """What accelerate's launcher puts into the environment for such a configuration."""
+    return {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(shipped(f"accelerate_configs/deepspeed/{name}.json")),
+        "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
 def _wait(processes: list[Any], until: float) -> list[int | None]:
     """Statuses; when one rank fails, the others get a signal, as torchrun sends it, and at last are killed."""
     told = False
@@ -170,7 +195,8 @@ def _wait(processes: list[Any], until: float) -> list[int | None]:
             told, until = True, min(until, time.monotonic() + 20)
             for process in processes:
                 if process.is_alive():
-                    os.kill(process.pid, signal.SIGTERM)
+                    with suppress(ProcessLookupError):  # it left in between
+                        os.kill(process.pid, signal.SIGTERM)
         processes[0].join(0.05)
         time.sleep(0.02)
     hung = [process.is_alive() for process in processes]
