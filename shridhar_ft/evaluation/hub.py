@@ -1,8 +1,8 @@
 """lm-evaluation-harness's own tasks (`ruler`, `libra`), for those who reach the Hub: a process a length, no prompt cut.
 
-Settings and traps are the harness's: `limit` takes the first items, so each length runs alone; `max_length` is the longest
-prompt and answer, read off the requests before the model runs (evaluation/hub_process.py). LIBRA's scores there are no
-leaderboard's. Floors and ceilings are not known here.
+`limit` takes the first items, so each length runs alone; `max_length` is the longest prompt and answer, read off the
+requests before the model runs (evaluation/hub_process.py). LIBRA's scores there are no leaderboard's. Floors and
+ceilings are not known here.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""A process that runs tasks of lm-evaluation-harness at one length: python -m shridhar_ft.evaluation.hub_process ASKED SAID.
+"""Runs tasks of lm-evaluation-harness at one length: python -m shridhar_ft.evaluation.hub_process ASKED SAID.
 
-The requests are built first, and `max_length` is the longest prompt and answer among them: the harness would cut what is
-longer from the left, with a warning only.
+The requests are built first, and `max_length` is the longest prompt and answer among them: the harness would cut what
+is longer from the left, with a warning only.
 """
 
 import json
