@@ -128,7 +128,9 @@ def test_the_rule_of_needles(tmp_path: Path) -> None:
         assert judge({"answer": answer}, [said]) == {"right": right}
 
 
+@pytest.mark.slow  # the harness reads its thousands of task files in each process
 def test_the_harness_own_tasks_run_a_process_a_length(reader: HfReader, tokenizer, tmp_path: Path) -> None:
+    pytest.importorskip("wonderwords", reason="needs lm-eval[ruler]")
     from shridhar_ft.evaluation.hub import Settings, make
 
     reader.model.save_pretrained(tmp_path)

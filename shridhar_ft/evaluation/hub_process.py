@@ -24,6 +24,7 @@ def longest(requests: list[Any], tokenizer: Any) -> int:  # noqa: ANN401 - the h
 
 def main(asked_file: str, said_file: str) -> int:
     """Exit status 0 with numbers in the second file, 1 with a sentence."""
+    import torch
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -35,6 +36,9 @@ def main(asked_file: str, said_file: str) -> int:
     manager = TaskManager(metadata={"pretrained": asked["model"], "max_seq_lengths": [length]})
     try:
         tasks = manager.load(asked["tasks"])["tasks"]
+    except ImportError as error:
+        print(f"a package of its own is absent ({error.name or error}); pip install 'lm_eval[ruler]'", file=sys.stderr)
+        return 1
     except (OSError, ConnectionError, LookupError, ValueError) as error:
         print(f"its data did not come ({type(error).__name__}): is the Hub reached?", file=sys.stderr)
         return 1
@@ -46,7 +50,9 @@ def main(asked_file: str, said_file: str) -> int:
     if needed > asked["window"]:
         print(f"a prompt and its answer take {needed} tokens and the window has {asked['window']}", file=sys.stderr)
         return 1
-    model = HFLM(pretrained=asked["model"], max_length=needed)
+    # The harness's own default is CUDA, there or not.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = HFLM(pretrained=asked["model"], max_length=needed, device=device)
     found = simple_evaluate(
         model, tasks=[*tasks], task_manager=manager, limit=asked["limit"], bootstrap_iters=0, log_samples=False
     )
