@@ -19,7 +19,7 @@ def load(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_there_are_metrics() -> None:
-    assert len(METRICS) == 9
+    assert len(METRICS) == 10
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -46,6 +46,10 @@ def test_their_numbers(load) -> None:
     speed = load("speed").compute(predictions=[1.0, 3.0], references=[16, 16])
     assert speed["tokens_per_second"] == pytest.approx(8)
     assert speed["low"] <= 8 <= speed["high"]
+    asked = load("glossary_questions").compute(
+        predictions=[[-1.0, -2.0], [-3.0, -3.0]], references=[[-4.0, -4.0], [-3.0, -9.0]], terms=["карма", "карма"]
+    )
+    assert (asked["glossary_questions"], asked["n"]) == (0.5, 1)
     losses = load("loss_by_position").compute(predictions=[2.0, 1.0, 2.0, 1.0], references=[1, 2, 1, 3], buckets=2)
     assert [row["loss"] for row in losses["by_position"]] == [2.0, 1.0]
 
@@ -56,4 +60,14 @@ def test_shipped_suites_load(name: str) -> None:
 
 
 def test_the_default_suite_measures_everything() -> None:
-    assert [wanted.name for wanted in load_suite("default")] == list(TASKS)
+    assert [wanted.name for wanted in load_suite("default")] == [name for name in TASKS if name != "lm_eval"]
+
+
+def test_without_the_harness_the_suite_hub_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shridhar_ft.evaluation import hub
+    from shridhar_ft.evaluation.materials import Materials, Unmeasured
+
+    (wanted,) = load_suite("hub")
+    monkeypatch.setattr(hub, "find_spec", lambda name: None)
+    with pytest.raises(Unmeasured, match=r"pip install 'shridhar_ft\[lm-eval\]'"):
+        wanted.make(Materials(), 1).items(None)

@@ -1,10 +1,14 @@
 """The verifier on two invented authors, the copy guard, the normalised score, Delta."""
 
+from itertools import pairwise
+from random import Random
+
 import numpy as np
 import pytest
 
 from shridhar_ft.evaluation.materials import Materials, Text, Unmeasured
 from shridhar_ft.evaluation.measures import score
+from shridhar_ft.evaluation.nonsense import BABBLED, SHUFFLED, Babble, shuffled
 from shridhar_ft.evaluation.style import Judge, Settings, cut, make
 from shridhar_ft.evaluation.verifier import Features, Verifier, auc, cosine_delta
 
@@ -29,7 +33,7 @@ def written(author: str, word_count: int, seed: int) -> str:
 def texts() -> Materials:
     return Materials(
         train=[Text("книга", written("наш", 4000, 1))],
-        calibration=[Text("книга", written("наш", 1500, 2))],
+        calibration=[Text("книга", written("наш", 4000, 2))],
         held_out=[Text("книга", written("наш", 2000, 3))],
         others=[Text(name, written(name, 2000, seed)) for seed, name in enumerate(list(HABITS)[1:], start=10)],
     )
@@ -41,8 +45,9 @@ def judge(texts: Materials) -> Judge:
 
 
 def test_the_author_is_told_from_others(judge: Judge) -> None:
-    own = judge.accepts(list(cut(written("наш", 3000, 99), 100)))
-    assert own.mean() > 0.7, "about nine tenths by the threshold"
+    own = judge.accepts(list(cut(written("наш", 8000, 99), 100)))
+    # Nine tenths by the threshold, and less where the author is himself a chain of word pairs, as this one is.
+    assert own.mean() > 0.65
     assert judge.others_accepted < 0.2
     assert judge.auc > 0.95
     assert set(judge.by_author) == set(HABITS) - {"наш"}
@@ -115,3 +120,41 @@ def test_too_few_authors_are_refused(tokenizer, llama, texts: Materials) -> None
     reader = HfReader(llama(), tokenizer, "tiny", "")
     with pytest.raises(Unmeasured, match="two other authors"):
         make(Settings(), Materials(held_out=texts.held_out, others=texts.others[:1]), 1).items(reader)
+
+
+def test_the_authors_words_without_sense_are_among_the_others(judge: Judge, texts: Materials) -> None:
+    assert set(judge.nonsense) == {SHUFFLED, BABBLED}
+    assert judge.nonsense[SHUFFLED] < 0.2, "the same words in another order are not the author's"
+    draw = Random(1)
+    own = written("наш", 500, 5)
+    assert sorted(shuffled(own, draw).split()) == sorted(own.split())
+    said = Babble([own])(300, draw).split()
+    pairs = {(a, b) for a, b in pairwise(own.split())}
+    assert len(said) == 300 and sum(pair in pairs for pair in pairwise(said)) > 280
+
+
+def test_accepted_nonsense_is_a_floor_and_is_said(texts: Materials) -> None:
+    task = make(Settings(words=100, opening_words=20), texts, 1)
+    rows = [{"said/accepted": 1.0, "true/accepted": 1.0, "floor/accepted": 0.1, "nonsense/accepted": 0.6}]
+    rows = [
+        {**rows[0], "key": str(n), "said/copied": 0, "said/runs": 9, "true/copied": 0, "true/runs": 9} for n in "ab"
+    ]
+    found = {measure.name: score(measure, rows, 1) for measure in task.measures(rows)}
+    task.scores(rows, found, [])
+    accepted = found["accepted as the author's"]
+    assert (accepted.floor, accepted.floor_of) == (0.6, "the author's own words without sense")
+
+
+def test_prompts_begin_at_a_word(tokenizer, llama, texts: Materials) -> None:
+    from shridhar_ft.evaluation.hf_reader import HfReader
+
+    reader = HfReader(llama(max_position_embeddings=2048), tokenizer, "tiny", "")
+    task = make(Settings(prompts=6, words=30, opening_words=20), texts, 1)
+    items = task.items(reader)
+    lengths = [len(item["prompt"]) for item in items]
+    assert lengths == sorted(lengths) and lengths[-1] - lengths[0] < 20
+    for item in items:
+        words = reader.decode(item["prompt"]).split()
+        assert words == item["opening"].split()[-len(words) :]
+    assert "openings are cut on the left, at a word" in task.notes[0]
+    assert [record["key"] for record in task.measure(reader, items[:4])] == [item["key"] for item in items[:4]]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 pytest.importorskip("pymorphy3", reason="needs the extra eval")
 
@@ -165,6 +164,28 @@ def test_term_cloze_offers_terms_of_one_form(reader: HfReader) -> None:
     assert found.ceiling_of.startswith("definitions in the context")
 
 
+def test_rivals_are_near_and_unseen_terms_stand_apart(reader: HfReader) -> None:
+    texts = books()
+    often = " ".join(["Думал про мнение."] * 400)
+    texts.train += [Text("книга", often)]
+    texts.glossary += [Term("мнение", "x"), Term("старание", "y"), Term("святое имя", "z")]
+    texts.held_out += [
+        Text("книга", "\n".join(f"Он часто думал про старание и долго спал {n} ночей." for n in range(6)))
+    ]
+    task = make_terms(TermSettings(items=30), texts, 1)
+    items = task.items(reader)
+    seen, unseen = ([item for item in items if item["seen"] == which] for which in (True, False))
+    assert len(seen) >= 20 and unseen and {item["cluster"] for item in unseen} == {"старание"}
+    assert not any("мнение" in item["words"] for item in seen), "forty times as common as the others"
+    assert "1 glossary terms of several words are left out: no other takes their form" in task.notes
+    records = [{**item, "right": float(item["seen"]), "plain": 0.0, "open": None} for item in items]
+    (measure,) = task.measures(records)
+    found = score(measure, records, 1)
+    details = task.scores(records, {measure.name: found}, [])
+    assert found.value == 1.0, "unseen terms are no part of the score"
+    assert details["unseen terms"]["right"] == 0.0 and details["unseen terms"]["n"] == len(unseen)
+
+
 def test_a_glossary_is_read_with_and_without_definitions(tmp_path: Path) -> None:
     (tmp_path / "g.txt").write_text("Бхакти — преданность\n\nсанкхья: счёт\nкарма\n", encoding="utf-8")
     assert read_glossary(tmp_path / "g.txt") == [
@@ -179,8 +200,9 @@ def test_items_for_the_harness(reader: HfReader, tmp_path: Path) -> None:
     said = write_tasks(reader, suite, books(), tmp_path, 1)
     assert said["tasks"] == {"term_cloze": 25}
     assert "no way" in said["left_out"]["dialogue"]
-    written = yaml.safe_load((tmp_path / "term_cloze.yaml").read_text(encoding="utf-8"))
-    file = Path(written["dataset_kwargs"]["data_files"]["test"])
+    assert (tmp_path / "utils.py").is_file()
+    file = tmp_path / "term_cloze.jsonl"
+    assert f'test: "{file.resolve().as_posix()}"' in (tmp_path / "term_cloze.yaml").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 25
-    assert all(len(row["choices"]) == 4 for row in rows)
+    assert all(len(row["texts"]) == 8 and row["tokens"] < 1024 for row in rows)

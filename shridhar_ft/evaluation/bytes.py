@@ -13,6 +13,7 @@ from pydantic import Field
 
 from shridhar_ft.config_data import Section
 from shridhar_ft.evaluation.ends import NO_BEST_LOSS, NO_TEXT
+from shridhar_ft.evaluation.gain import intervals
 from shridhar_ft.evaluation.materials import Materials, Text, Unmeasured
 from shridhar_ft.evaluation.measures import Measure, Record, Score, total
 from shridhar_ft.evaluation.ngrams import GRAMS
@@ -104,6 +105,7 @@ class BitsPerByte:
             else:
                 details["forgetting"] = one.value / before - 1
                 one.target = "at most 2 % above the base"
+        details["intervals"] = intervals(records, base)
         return details
 
 

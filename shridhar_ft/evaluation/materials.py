@@ -20,6 +20,7 @@ from shridhar_ft.data.sources.books import find_books, read_book, work_name
 from shridhar_ft.data.split import SplitName
 from shridhar_ft.errors import UserError
 from shridhar_ft.evaluation.ngrams import CharacterGrams
+from shridhar_ft.evaluation.rublimp import rublimp_files
 from shridhar_ft.runfolder import Run, file_hash, fingerprint, read_json
 
 
@@ -74,13 +75,15 @@ def materials_of(recipe: Recipe, run: Run) -> Materials:
     """The texts of a run and of its recipe's `eval` section.
 
     Raises:
-        UserError: The run's data are not built, or a text of `eval` cannot be read.
+        UserError: The run's data are not built, or a text of `eval` cannot be found or read.
     """
     settings = recipe.eval
     files = [file for paths, key in _named(recipe) for file in find_books(paths, key)]
     glossary = Path(settings.glossary) if settings.glossary else None
     if glossary is not None and not glossary.is_file():
         raise UserError(f"eval.glossary: {glossary} does not exist; name a text with one term a line")
+    rublimp = Path(settings.rublimp) if settings.rublimp else None
+    pairs = rublimp_files(rublimp) if rublimp else []
     test = load_split(run, "test")
     return Materials(
         held_out=_stretches(run, "test"),
@@ -90,11 +93,11 @@ def materials_of(recipe: Recipe, run: Run) -> Materials:
         long_text=list(_texts(recipe, settings.long_text, "eval.long_text")),
         dialogues=[messages for _, messages in conversations(test)],
         glossary=read_glossary(glossary) if glossary else [],
-        rublimp=Path(settings.rublimp) if settings.rublimp else None,
+        rublimp=rublimp,
         made_from=fingerprint(
             read_json(run.data / "part.json")["fingerprint"],
             [(file.name, file_hash(file)) for file in [*files, *([glossary] if glossary else [])]],
-            settings.rublimp,
+            [(file.name, file_hash(file)) for file in pairs] or None,
         ),
     )
 

@@ -6,7 +6,6 @@ the opening; the mean a token is reported beside it, as RuBLiMP's own script has
 ones as are rarer, so that counting words scores 50 % by construction. It is no measure of understanding.
 """
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
@@ -21,6 +20,8 @@ from shridhar_ft.evaluation.morphology import sentences
 from shridhar_ft.evaluation.ngrams import Ngrams
 from shridhar_ft.evaluation.pairs import PARADIGMS, Pair, pairs_of
 from shridhar_ft.evaluation.reader import Reader, fitting
+from shridhar_ft.evaluation.rublimp import PARADIGMS as RUBLIMP_PARADIGMS
+from shridhar_ft.evaluation.rublimp import read_paradigm, rublimp_files
 from shridhar_ft.evaluation.suite import Item
 
 OWN, RUBLIMP = "own", "rublimp"
@@ -58,7 +59,11 @@ class RuPairs:
             self.notes.append(f"left out for want of {FEWEST} pairs: {', '.join(few)}")
         found = [pair for pair in found if held[pair.paradigm] >= FEWEST]
         items = [_item(OWN, index, pair, counts) for index, pair in enumerate(found)]
-        items += [_item(RUBLIMP, index, pair, counts) for index, pair in enumerate(self._rublimp())]
+        foreign = list(self._rublimp())
+        items += [_item(RUBLIMP, index, pair, counts) for index, pair in enumerate(foreign)]
+        if foreign:
+            kinds = len({pair.paradigm for pair in foreign})
+            self.notes.append(f"RuBLiMP: {len(foreign):,} pairs of {kinds} of its {RUBLIMP_PARADIGMS} paradigms")
         if not items:
             raise Unmeasured(f"no paradigm has {FEWEST} pairs in the held-out books; name eval.others for more prose")
         if len(found) < 1000:
@@ -84,11 +89,12 @@ class RuPairs:
 
     def _rublimp(self) -> Iterator[Pair]:
         folder = self.materials.rublimp
-        for file in sorted(folder.glob("*.csv")) if folder else ():
-            with file.open(encoding="utf-8", newline="") as lines:
-                rows = list(csv.DictReader(lines))
-            for row in Random(f"{file.stem}/{self.seed}").sample(rows, min(self.settings.rublimp_each, len(rows))):
-                yield Pair(file.stem, row["source_sentence"], row["target_sentence"], "", "")
+        for file in rublimp_files(folder) if folder else ():
+            rows = read_paradigm(file)
+            for good, bad in Random(f"{file.stem}/{self.seed}").sample(
+                rows, min(self.settings.rublimp_each, len(rows))
+            ):
+                yield Pair(file.stem, good, bad, "", "")
 
     def measure(self, reader: Reader, items: Sequence[Item]) -> Iterator[Record]:
         pieces = [fitting(reader, item[side]) for item in items for side in ("good", "bad")]
@@ -122,10 +128,11 @@ class RuPairs:
         for one in found.values():
             which = RUBLIMP if one.name.startswith("RuBLiMP") else OWN
             paradigms = [one.name.partition(": ")[2]] if ": " in one.name else paradigms_of(records, which)
-            floors[one.name] = {how: macro_share(records, which, how, paradigms) for how in ("unigram", "bigram")}
+            floors[one.name] = {by: macro_share(records, which, by, paradigms) for by in ("unigram", "bigram")}
             if base:
-                floors[one.name]["base model"] = macro_share(base, which, "sum", paradigms)
-            best = max(floors[one.name], key=lambda how: floors[one.name][how])
+                how = "mean" if one.name.endswith(", mean log-probability") else "sum"
+                floors[one.name]["base model"] = macro_share(base, which, how, paradigms)
+            best = max(floors[one.name], key=lambda by: floors[one.name][by])
             one.floor, one.floor_of = floors[one.name][best], f"{best} counts of the training text"
             if best == "base model":
                 one.floor_of = best

@@ -8,10 +8,12 @@ the author's own calibration passages. The raw share says little, since real tex
 
 The floor is the base model on the same prompts where its evaluation is given, else other authors, each judged by a
 verifier that never saw that author. Copying the training text passes every measure of style, so the share of generated
-runs of eight words that stand in it is reported beside the true continuations' own.
+runs of eight words that stand in it is reported beside the true continuations' own. The author's words without sense,
+shuffled or babbled pair by pair, are among the verifier's others, and how many fresh ones it accepts is a floor.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from random import Random
 from typing import Any
 
@@ -23,6 +25,7 @@ from shridhar_ft.data.overlap import window_hashes
 from shridhar_ft.data.words import words_of
 from shridhar_ft.evaluation.materials import Materials, Text, Unmeasured
 from shridhar_ft.evaluation.measures import Measure, Record, Score, ratio, total
+from shridhar_ft.evaluation.nonsense import BABBLED, SHUFFLED, Babble, shuffled
 from shridhar_ft.evaluation.reader import Reader
 from shridhar_ft.evaluation.suite import Item
 from shridhar_ft.evaluation.texts import WORD, first_words
@@ -34,6 +37,7 @@ MOST = 400  # passages of a side that the verifier learns from
 FEWEST = 8  # of anything
 DISTINCT = 0.3  # accepted of the author above the floor, or S means nothing
 DELTA = 5000  # words that Delta needs
+SENSELESS = 0.3  # accepted of nonsense above which S is no word about sense
 
 
 class Settings(Section):
@@ -54,10 +58,11 @@ class Settings(Section):
 class StyleAcceptance:
     """Draws continuations, then judges all of them at once."""
 
-    batch, version = 16, 1
+    batch, version = 16, 2
 
     def __init__(self, settings: Settings, materials: Materials, seed: int) -> None:
         self.settings, self.materials, self.seed = settings, materials, seed
+        self.notes: list[str] = []
 
     def items(self, reader: Reader) -> list[Item]:
         own, length = self.settings, self.settings.opening_words + self.settings.words
@@ -75,7 +80,7 @@ class StyleAcceptance:
             opening = first_words(passage, own.opening_words)
             items.append({"key": str(index), "work": work, "opening": opening, "true": passage[len(opening) :]})
         prompts = [reader.encode(item["opening"]) for item in items]
-        shortest = min(map(len, prompts))  # one length for all: no padding, which some models do not stand
+        shortest = min(map(len, prompts))  # about one length for all: no padding, which some models do not stand
         tokens_a_word = sum(map(len, prompts)) / (len(prompts) * own.opening_words)
         self.tokens = round(own.words * tokens_a_word * 1.3)  # what models write can have longer words
         if len(reader.opening) + shortest + self.tokens > reader.window:
@@ -83,19 +88,25 @@ class StyleAcceptance:
                 f"a prompt and its continuation take {shortest + self.tokens:,} tokens and the window has "
                 f"{reader.window:,}; set words to less"
             )
-        for item, prompt in zip(items, prompts, strict=True):
-            item["prompt"] = [*reader.opening, *prompt[-shortest:]]
-        return items
+        if long := sum(len(prompt) > shortest for prompt in prompts):
+            self.notes.append(
+                f"{long:,} of {len(items):,} openings are cut on the left, at a word, to {shortest:,} tokens or less"
+            )
+        for item in items:
+            item["prompt"] = [*reader.opening, *from_a_word(reader, item["opening"], shortest)]
+        return sorted(items, key=lambda item: len(item["prompt"]))  # a batch then holds few lengths
 
     def measure(self, reader: Reader, items: Sequence[Item]) -> Iterator[Record]:
         own = self.settings
-        said = reader.sample(
-            [item["prompt"] for item in items],
-            *(self.tokens, own.temperature, own.top_p, self.seed + int(items[0]["key"])),
-        )
-        for item, ids in zip(items, said, strict=True):
-            text = first_words(reader.decode(ids), own.words)
-            yield {"key": item["key"], "said": text, "true": item["true"], "words": len(WORD.findall(text))}
+        for _, alike in groupby(items, key=lambda item: len(item["prompt"])):
+            group = list(alike)
+            said = reader.sample(
+                [item["prompt"] for item in group],
+                *(self.tokens, own.temperature, own.top_p, self.seed + int(group[0]["key"])),
+            )
+            for item, ids in zip(group, said, strict=True):
+                text = first_words(reader.decode(ids), own.words)
+                yield {"key": item["key"], "said": text, "true": item["true"], "words": len(WORD.findall(text))}
 
     def measures(self, records: Sequence[Record]) -> list[Measure]:
         return [
@@ -125,6 +136,7 @@ class StyleAcceptance:
                     "said/accepted": float(said[index]),
                     "true/accepted": float(true[index]),
                     "floor/accepted": floor,
+                    "nonsense/accepted": max(judge.nonsense.values()),
                     "said/copied": copies["said"][index][0],
                     "said/runs": copies["said"][index][1],
                     "true/copied": copies["true"][index][0],
@@ -133,13 +145,19 @@ class StyleAcceptance:
             )
         scores = {side: judge.score([str(record[side]) for record in records]) for side in ("said", "true")}
         pooled = " ".join(str(record["said"]) for record in records)
-        notes = (
-            [] if len(WORD.findall(pooled)) >= DELTA else [f"fewer than {DELTA:,} generated words: Delta says little"]
-        )
+        notes = list(self.notes)
+        if len(WORD.findall(pooled)) < DELTA:
+            notes.append(f"fewer than {DELTA:,} generated words: Delta says little")
+        if max(judge.nonsense.values()) > SENSELESS:
+            notes.append(
+                f"the verifier accepts {max(judge.nonsense.values()):.0%} of the author's own words without sense: "
+                "S tells words and turns, not sense"
+            )
         return rows, {
             "threshold": judge.threshold,
             "accepted of other authors": judge.others_accepted,
             "by author": judge.by_author,
+            "accepted of nonsense": judge.nonsense,
             "verifier AUC, author's calibration text against unseen authors": judge.auc,
             "AUC of true continuations over generated ones (0.5: alike)": auc(scores["true"], scores["said"]),
             "delta": cosine_delta(pooled, judge.profiles),
@@ -162,10 +180,19 @@ class Judge:
         by_author = {work: passages for work, passages in by_author.items() if len(passages) >= FEWEST}
         if len(by_author) < 2:
             raise Unmeasured(f"fewer than two of eval.others hold {FEWEST} passages of {words} words")
-        others = [passage for passages in by_author.values() for passage in passages]
+        babble = Babble(text.text for text in materials.train)
+        nonsense, fresh = (
+            {
+                SHUFFLED: [shuffled(passage, draw) for passage in draw.sample(passages, min(each, len(passages)))],
+                BABBLED: [babble(words, draw) for _ in range(each)],
+            }
+            for passages in (author, calibration)
+        )
+        negatives = {**by_author, **nonsense}
+        others = [passage for passages in negatives.values() for passage in passages]
         self.features = Features([*author, *others])
         rows, labels = self.features([*author, *others]), np.array([True] * len(author) + [False] * len(others))
-        work_of = np.array([""] * len(author) + [work for work, held in by_author.items() for _ in held])
+        work_of = np.array([""] * len(author) + [work for work, held in negatives.items() for _ in held])
         own = self.features(calibration)
         self.verifier = Verifier(rows, labels)
         self.threshold = float(np.quantile(self.verifier.score(own), REFUSED))
@@ -180,6 +207,7 @@ class Judge:
             unseen.append(scores - at.mean())
             known.append(at - at.mean())
         self.others_accepted = float(np.mean(list(self.by_author.values())))
+        self.nonsense = {name: float(self.accepts(held).mean()) for name, held in fresh.items()}
         self.auc = auc(np.concatenate(known), np.concatenate(unseen))
         self.profiles = {"the author": " ".join(author), **{work: " ".join(held) for work, held in by_author.items()}}
         runs = [window_hashes(words_of([text.text]).hashes, RUN) for text in materials.train]
@@ -208,6 +236,9 @@ def finish(found: Mapping[str, Score], rows: Sequence[Record], base: bool) -> No
     whose = "the base model on the same prompts" if base else "other authors, by a verifier that never saw them"
     accepted, normalised = found["accepted as the author's"], found["style acceptance S"]
     accepted.floor, accepted.floor_of = floor, whose
+    senseless = max(row.get("nonsense/accepted", 0.0) for row in rows)
+    if senseless > floor:
+        accepted.floor, accepted.floor_of = senseless, "the author's own words without sense"
     accepted.ceiling, accepted.ceiling_of = real, "the author's true continuations"
     normalised.floor, normalised.floor_of = 0.0, whose
     normalised.ceiling, normalised.ceiling_of = 1.0, "the author's true continuations"
@@ -226,6 +257,15 @@ def cut(text: str, length: int) -> Iterator[str]:
     found = [match.start() for match in WORD.finditer(text)]
     for begin in range(0, len(found) - length, length):
         yield text[found[begin] : found[begin + length]].rstrip()
+
+
+def from_a_word(reader: Reader, text: str, tokens: int) -> list[int]:
+    """The end of a text in so many tokens at most, from the beginning of a word."""
+    for found in WORD.finditer(text):
+        ids = reader.encode(text[found.start() :])
+        if len(ids) <= tokens:
+            return ids
+    return reader.encode(text)[-tokens:]  # one word of more tokens than that
 
 
 def _drawn(texts: Sequence[Text], length: int, draw: Random, most: int) -> list[str]:

@@ -25,8 +25,10 @@ TASKS = {
     "ru_pairs": "shridhar_ft.evaluation.ru_pairs",
     "style_acceptance": "shridhar_ft.evaluation.style",
     "term_cloze": "shridhar_ft.evaluation.term_cloze",
+    "glossary_questions": "shridhar_ft.evaluation.glossary_questions",
     "dialogue": "shridhar_ft.evaluation.dialogue",
     "speed": "shridhar_ft.evaluation.speed",
+    "lm_eval": "shridhar_ft.evaluation.hub",
 }
 """Module of each task; it is imported only when a suite names it."""
 BY_TOKENS = frozenset({"loss_by_position"})

@@ -1,10 +1,11 @@
 """Term cloze: which of four terms stood in a held-out sentence, all of them in the same case and number.
 
 Score of a candidate: log p(sentence with it) − log p(it alone), so that a term that is likely anywhere gains nothing by
-it. The three others are nouns too, of the same gender and animacy, near in frequency, and put into the form of the one
-they replace; the true term is as often the rarest of the four as the commonest. Floors: chance (25 %), the more
-frequent term, the bigram counts, and the base model. Ceiling: the same with the terms' definitions before the sentence,
-where the glossary has definitions.
+it. The three others are nouns too, of the same gender and animacy, at most four times as common or as rare, and put
+into the form of the one they replace; the true term is as often the rarest of the four as the commonest. Terms that the
+training text does not have are no part of the score; the details have them under `unseen terms`. Floors: chance (25 %),
+the more frequent term, the bigram counts, and the base model. Ceiling: the same with the terms' definitions before the
+sentence, where the glossary has definitions.
 """
 
 from collections import Counter
@@ -18,7 +19,7 @@ from pydantic import Field
 from shridhar_ft.config_data import Section
 from shridhar_ft.evaluation.ends import NO_DEFINITIONS
 from shridhar_ft.evaluation.materials import Materials, Term, Unmeasured
-from shridhar_ft.evaluation.measures import Measure, Record, Score, total
+from shridhar_ft.evaluation.measures import Measure, Record, Score, total, wilson
 from shridhar_ft.evaluation.morphology import case_of, like, readings, sentences, sure, tokens
 from shridhar_ft.evaluation.ngrams import Ngrams
 from shridhar_ft.evaluation.reader import Reader, fitting
@@ -28,6 +29,7 @@ CANDIDATES = 4
 FEWEST = 20  # items
 LEAST = 3  # times that a term stands in the training text
 LONGEST = 40  # tokens of a sentence
+NEAR = 4.0  # times as common or as rare as the true term that a rival may be
 
 
 class Settings(Section):
@@ -51,29 +53,34 @@ class TermCloze:
     def items(self, reader: Reader) -> list[Item]:
         counts = Ngrams(text.text for text in self.materials.train)
         terms = self._terms()
+        seen: list[Item] = []
+        unseen: list[Item] = []
         known = Counter(dict.fromkeys(terms, 0))
         for text in self.materials.train:
             known.update(lemma for word in _words(text.text) if (lemma := lemma_of(word)) and lemma in known)
         held = [(text.work, sentence) for text in self.materials.held_out for sentence in sentences(text.text)]
         Random(f"terms/{self.seed}").shuffle(held)
-        found: list[Item] = []
         for _, sentence in held:
-            if len(found) >= self.settings.items:
-                break
             item = self._item(sentence, terms, known, counts)
-            if item is not None:
-                found.append({"key": str(len(found)), **item})
-        if len(found) < FEWEST:
-            raise Unmeasured(f"the held-out books yield {len(found)} sentences with terms, fewer than {FEWEST}")
-        return found
+            found = seen if item is not None and item["seen"] else unseen
+            if item is not None and len(found) < self.settings.items:
+                found.append({"key": f"{'' if item['seen'] else 'unseen/'}{len(found)}", **item})
+            if len(seen) >= self.settings.items:
+                break
+        if len(seen) < FEWEST:
+            raise Unmeasured(f"the held-out books yield {len(seen)} sentences with terms, fewer than {FEWEST}")
+        return [*seen, *unseen]
 
     def _terms(self) -> dict[str, Term]:
         """Terms of one word by their lemma; those of several words have no form that another could take."""
         if self.materials.glossary:
-            single = {lemma_of(t.term): t for t in self.materials.glossary if " " not in t.term}
-            if left := len(self.materials.glossary) - len(single):
-                self.notes.append(f"{left} glossary terms of several words, or of one lemma with another, are left out")
-            return {lemma: term for lemma, term in single.items() if lemma is not None}
+            single = [term for term in self.materials.glossary if " " not in term.term]
+            by_lemma = {lemma: term for term in single if (lemma := lemma_of(term.term)) is not None}
+            if several := len(self.materials.glossary) - len(single):
+                self.notes.append(f"{several} glossary terms of several words are left out: no other takes their form")
+            if left := len(single) - len(by_lemma):
+                self.notes.append(f"{left} glossary terms are left out: no sure nouns, or of one lemma with another")
+            return by_lemma
         if not self.materials.others:
             raise Unmeasured("no glossary and no other authors to tell terms by; name eval.glossary or eval.others")
         self.notes.append(
@@ -108,7 +115,7 @@ class TermCloze:
         commoner = Random(f"rank/{self.seed}/{sentence}").randrange(CANDIDATES)
         for token, lemma in zip(found, lemmas, strict=True):
             reading = sure(token.text, "NOUN") if lemma in terms else None
-            if lemma is None or reading is None or known[lemma] < 1 or not reading.tag.case or not reading.tag.number:
+            if lemma is None or reading is None or not reading.tag.case or not reading.tag.number:
                 continue
             rivals = self._rivals(reading, lemma, commoner, set(lemmas), terms, known)
             if len(rivals) < CANDIDATES - 1:
@@ -122,6 +129,7 @@ class TermCloze:
                 "words": words,
                 "definitions": [terms[name].definition for name in of],
                 "cluster": lemma,
+                "seen": known[lemma] > 0,
                 "frequency": _share_of_best([known[name] for name in of]),
                 "bigram": float(
                     np.argmax([counts.bigram(w) - counts.unigram(x) for w, x in zip(whole, words, strict=True)]) == 0
@@ -141,13 +149,25 @@ class TermCloze:
         """Three terms near in frequency that can take this form, of which `commoner` are commoner.
 
         The caller's draw gives the true term each rank among the four as often as the others, so that frequency tells
-        nothing; where there are not enough terms on a side, the sentence is left out.
+        nothing; where there are not enough terms on a side, the sentence is left out. A rival is at most `NEAR` times
+        as common or as rare: further off, frequency would tell the four apart one by one, though not on the whole. A
+        term that the training text does not have gets rivals of the lowest frequency, all of them commoner.
         """
+        times = known[lemma]
+        if not times:
+            commoner = CANDIDATES - 1
         case, number = case_of(reading.tag), reading.tag.number
         forms: list[tuple[str, str]] = []
         for above, wanted in ((True, commoner), (False, CANDIDATES - 1 - commoner)):
-            side = [t for t in terms if t not in there and known[t] and (known[t] > known[lemma]) == above]
-            for name in sorted(side, key=lambda t: (abs(known[t] - known[lemma]), t)):
+            side = [
+                t
+                for t in terms
+                if t not in there
+                and known[t]
+                and (known[t] > times) == above
+                and (not times or max(known[t], times) <= NEAR * min(known[t], times))
+            ]
+            for name in sorted(side, key=lambda t: (abs(known[t] - times), t)):
                 if wanted and (form := _put(name, reading, str(case), number)) is not None:
                     forms.append((name, form))
                     wanted -= 1
@@ -166,7 +186,7 @@ class TermCloze:
             whole, alone = (np.array([next(nats) for _ in range(CANDIDATES)]) for _ in range(2))
             by_book = np.array([next(nats) for _ in range(CANDIDATES)]) if has_book else None
             yield {
-                **{key: item[key] for key in ("key", "cluster", "frequency", "bigram")},
+                **{key: item[key] for key in ("key", "cluster", "seen", "frequency", "bigram")},
                 "right": float(np.argmin(whole - alone) == 0),
                 "plain": float(np.argmin(whole) == 0),
                 "open": None if by_book is None else float(np.argmin(by_book - alone) == 0),
@@ -188,6 +208,8 @@ class TermCloze:
 
     def scores(self, records: Sequence[Record], found: Mapping[str, Score], base: Sequence[Record]) -> dict[str, Any]:
         one = found["term cloze"]
+        unseen = [record for record in records if not _seen(record)]
+        records, base = ([record for record in side if _seen(record)] for side in (records, base))
         floors = {
             "chance": 1 / CANDIDATES,
             "the more frequent term": _mean(records, "frequency"),
@@ -207,7 +229,12 @@ class TermCloze:
         else:
             one.ceiling_of = NO_DEFINITIONS
         one.target = "at least 90 %, of 400 sentences or more"
-        return {"floors": floors, "without subtracting the term alone": _mean(records, "plain"), "notes": self.notes}
+        details: dict[str, Any] = {"notes": self.notes, "unseen terms": None}
+        if unseen:
+            hits, of = sum(record["right"] for record in unseen), len(unseen)
+            low, high = wilson(hits / of, of)
+            details["unseen terms"] = {"right": hits / of, "low": low, "high": high, "n": of}
+        return {"floors": floors, "without subtracting the term alone": _mean(records, "plain"), **details}
 
 
 def lemma_of(word: str) -> str | None:
@@ -243,8 +270,13 @@ def _words(text: str) -> list[str]:
     return [word for line in text.split("\n") for word in line.replace("—", " ").split() if word.isalpha()]
 
 
+def _seen(record: Record) -> bool:
+    """Whether the training text has the term."""
+    return bool(record.get("seen", True))
+
+
 def _right(record: Record) -> dict[str, float]:
-    return {"right/sum": record["right"], "right/n": 1.0}
+    return {"right/sum": record["right"], "right/n": 1.0} if _seen(record) else {}
 
 
 def _mean(records: Sequence[Record], key: str) -> float:

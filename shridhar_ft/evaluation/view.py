@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from shridhar_ft.score_details import detail_lines
 from shridhar_ft.score_table import HEAD, number, score_cells
 
 
@@ -13,6 +14,8 @@ def lines(results: dict[str, Any]) -> Iterator[str]:
     targets = [score for score in results["scores"] if score["target"]]
     for score in targets:
         yield f"target of {score['name']}: {score['target']}"
+    for task, sentence in detail_lines(results):
+        yield f"{task}: {sentence}"
     for task, why in results["unmeasured"].items():
         yield f"not measured: {task}: {why}"
     for task, details in results["details"].items():

@@ -6,6 +6,7 @@ from shridhar_ft.report.bars import heat_map, scale
 from shridhar_ft.report.collect import Record
 from shridhar_ft.report.plots import Curve, curves
 from shridhar_ft.report.tongue import Tongue
+from shridhar_ft.score_details import detail_lines
 
 SHARES = ("share", "share of runs")
 MOST_MODELS = 4  # of one plot: as many line colours as the page has
@@ -24,11 +25,18 @@ def _evaluation(results: Results, tongue: Tongue) -> dict[str, Any]:
         for task, details in results["details"].items()
         for note in (details or {}).get("notes", [])
     ]
+    # The effective lengths stand below the heat maps.
+    found = [
+        f"{task}: {tongue.sentence(sentence)}"
+        for task, sentence in detail_lines(results)
+        if not sentence.startswith("effective length")
+    ]
     return {
         "name": results["model"],
         "says": tongue.say("evaluated", window=results["window"], seed=results["seed"], at=at),
         "scores": [_score(score, tongue) for score in results["scores"]],
         "head": [tongue.say(key) for key in ("score", "value", "interval", "items", "floor", "ceiling", "unit")],
+        "found": found,
         "notes": notes,
         "unmeasured": [
             tongue.say("not_measured", task=task, why=tongue.sentence(why))

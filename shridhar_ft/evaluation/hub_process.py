@@ -1,0 +1,70 @@
+"""Runs tasks of lm-evaluation-harness at one length: python -m shridhar_ft.evaluation.hub_process ASKED SAID.
+
+The requests are built first, and `max_length` is the longest prompt and answer among them: the harness would cut what
+is longer from the left, with a warning only.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+BY_DEFAULT = 256  # tokens that the harness lets a model say where a task names no number
+
+
+def longest(requests: list[Any], tokenizer: Any) -> int:  # noqa: ANN401 - the harness's and transformers'
+    """Tokens of the longest prompt with all that may be said after it."""
+    most = 0
+    for request in requests:
+        before, then = request.args[0], request.args[1] if len(request.args) > 1 else ""
+        said = then.get("max_gen_toks", BY_DEFAULT) if isinstance(then, dict) else len(tokenizer(then).input_ids)
+        most = max(most, len(tokenizer(before).input_ids) + said)
+    return most
+
+
+def main(asked_file: str, said_file: str) -> int:
+    """Exit status 0 with numbers in the second file, 1 with a sentence."""
+    import torch
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    from transformers import AutoTokenizer
+
+    asked = json.loads(Path(asked_file).read_text(encoding="utf-8"))
+    length = asked["length"]
+    tokenizer = AutoTokenizer.from_pretrained(asked["model"])
+    manager = TaskManager(metadata={"pretrained": asked["model"], "max_seq_lengths": [length]})
+    try:
+        tasks = manager.load(asked["tasks"])["tasks"]
+    except ImportError as error:
+        print(f"a package of its own is absent ({error.name or error}); pip install 'lm_eval[ruler]'", file=sys.stderr)
+        return 1
+    except (OSError, ConnectionError, LookupError, ValueError) as error:
+        print(f"its data did not come ({type(error).__name__}): is the Hub reached?", file=sys.stderr)
+        return 1
+    requests = []
+    for task in tasks.values():
+        task.build_all_requests(limit=asked["limit"])
+        requests += task.instances
+    needed = longest(requests, tokenizer)
+    if needed > asked["window"]:
+        print(f"a prompt and its answer take {needed} tokens and the window has {asked['window']}", file=sys.stderr)
+        return 1
+    # The harness's own default is CUDA, there or not.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = HFLM(pretrained=asked["model"], max_length=needed, device=device)
+    found = simple_evaluate(
+        model, tasks=[*tasks], task_manager=manager, limit=asked["limit"], bootstrap_iters=0, log_samples=False
+    )
+    said = {}
+    for name in tasks:
+        values = {key.partition(",")[0]: value for key, value in found["results"][name].items()}
+        value = values.get(str(length), next((v for k, v in values.items() if isinstance(v, float) and v >= 0), None))
+        if value is not None:
+            said[name] = {"value": float(value), "n": found["n-samples"][name]["effective"]}
+    Path(said_file).write_text(json.dumps({"tasks": said, "max_length": needed}), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
