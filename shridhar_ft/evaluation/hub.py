@@ -39,8 +39,8 @@ class Hub:
 
     batch, version = 1, 1
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, seed: int) -> None:
+        self.settings, self.seed = settings, seed
 
     def items(self, reader: Reader) -> list[Item]:
         if find_spec("lm_eval") is None:
@@ -54,7 +54,12 @@ class Hub:
         for item in items:
             with TemporaryDirectory() as folder:
                 asked, said = Path(folder) / "asked.json", Path(folder) / "said.json"
-                wanted = {**self.settings.model_dump(), "length": item["length"], "model": self.folder}
+                wanted = {
+                    **self.settings.model_dump(),
+                    "length": item["length"],
+                    "model": self.folder,
+                    "seed": self.seed,
+                }
                 asked.write_text(json.dumps({**wanted, "window": reader.window}), encoding="utf-8")
                 command = [sys.executable, "-m", "shridhar_ft.evaluation.hub_process", str(asked), str(said)]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -89,4 +94,4 @@ def _of(length: int, name: str) -> Any:  # noqa: ANN401 - a function of a record
 
 def make(settings: Settings, materials: Materials, seed: int) -> Hub:
     """The task; it reads no text of the run."""
-    return Hub(settings)
+    return Hub(settings, seed)

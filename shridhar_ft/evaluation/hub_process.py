@@ -5,6 +5,7 @@ is longer from the left, with a warning only.
 """
 
 import json
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def main(asked_file: str, said_file: str) -> int:
 
     asked = json.loads(Path(asked_file).read_text(encoding="utf-8"))
     length = asked["length"]
+    random.seed(asked["seed"])  # RULER draws its words and numbers as a task is loaded
     tokenizer = AutoTokenizer.from_pretrained(asked["model"])
     manager = TaskManager(metadata={"pretrained": asked["model"], "max_seq_lengths": [length]})
     try:
@@ -39,7 +41,10 @@ def main(asked_file: str, said_file: str) -> int:
     except ImportError as error:
         print(f"a package of its own is absent ({error.name or error}); pip install 'lm_eval[ruler]'", file=sys.stderr)
         return 1
-    except (OSError, ConnectionError, LookupError, ValueError) as error:
+    except KeyError as error:
+        print(f"{error.args[0]}; see `lm_eval ls tasks`", file=sys.stderr)
+        return 1
+    except (OSError, ConnectionError, ValueError) as error:
         print(f"its data did not come ({type(error).__name__}): is the Hub reached?", file=sys.stderr)
         return 1
     requests = []
@@ -53,9 +58,13 @@ def main(asked_file: str, said_file: str) -> int:
     # The harness's own default is CUDA, there or not.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = HFLM(pretrained=asked["model"], max_length=needed, device=device)
+    # The tasks themselves, not their names: loaded anew, RULER would draw other prompts, some of them longer.
     found = simple_evaluate(
-        model, tasks=[*tasks], task_manager=manager, limit=asked["limit"], bootstrap_iters=0, log_samples=False
+        model, tasks=[*tasks.values()], task_manager=manager, limit=asked["limit"], bootstrap_iters=0, log_samples=False
     )
+    if (asked_for := longest([one for task in tasks.values() for one in task.instances], tokenizer)) > needed:
+        print(f"the harness asked for {asked_for} tokens where {needed} were counted", file=sys.stderr)
+        return 1
     said = {}
     for name in tasks:
         values = {key.partition(",")[0]: value for key, value in found["results"][name].items()}
