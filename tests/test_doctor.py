@@ -102,7 +102,7 @@ def test_windows_that_no_card_holds_get_ulysses_where_flash_attention_is(
     monkeypatch.chdir(tmp_path)
     there = {"flash_attn": flash, "deepspeed": True}
     monkeypatch.setattr("shridhar_ft.doctor.suits.find_spec", lambda name: there[name] or None)
-    long = "stages=[{name: a, context: 400000, rope: {type: yarn}}]"
+    long = "stages=[{name: a, context: 800000, rope: {type: yarn}}]"
     found = proposed(["tokenizer={}", "model={base: Qwen/Qwen3-8B}", long])
     assert found["config"] == config
     tried = dict(line.split(": ", 1) for line in found["tried"])
