@@ -263,9 +263,9 @@ def test_an_adapter_of_the_library_under_a_longer_context_is_exported_under_it(
                 parameter += 0.05
     shridhar_ft.save_adapter(trained, tmp_path / "adapter")
     assert run_command(["export", str(tmp_path / "adapter")]) == 0
-    certificate = json.loads((tmp_path / "export" / "certificate.json").read_text())
+    certificate = json.loads((tmp_path / "adapter-export" / "certificate.json").read_text())
     assert certificate["ok"] and certificate["measured"]["tokens"] == 512
-    whole = shridhar_ft.load(tmp_path / "export" / "model")
+    whole = shridhar_ft.load(tmp_path / "adapter-export" / "model")
     assert whole.config.rope_parameters == trained.get_base_model().config.rope_parameters
     assert (whole.config.max_position_embeddings, whole.config.rope_parameters["factor"]) == (512, 4.0)
     ids = np.random.default_rng(1).integers(0, 600, 512)
@@ -279,7 +279,9 @@ def test_an_adapter_keeps_its_rope_where_its_base_got_another(adapter: Path) -> 
     config["rope_parameters"]["rope_theta"] = 5e5
     file.write_text(json.dumps(config))
     assert run_command(["export", str(adapter)]) == 0
-    assert json.loads((adapter.parent / "export" / "model" / "config.json").read_text())["rope_parameters"] == own
+    assert (
+        json.loads((adapter.parent / "adapter-export" / "model" / "config.json").read_text())["rope_parameters"] == own
+    )
 
 
 def test_a_half_written_run_is_refused(tmp_path: Path, capsys, monkeypatch) -> None:

@@ -49,6 +49,7 @@ def adapted(
     base, tokenizer, folder: Path, tuning: Tuning | None, how: Quantization | None = None, kind: str = "yarn"
 ) -> Weights:
     """A base on disk, and an adapter on it where it is tuned."""
+    torch.manual_seed(11)  # adapters begin with random numbers
     base.save_pretrained(folder / "base")
     weights = Weights(str(folder / "base"))
     if tuning is None:

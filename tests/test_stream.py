@@ -68,4 +68,4 @@ def test_a_narrow_stream_learns_as_float32_does() -> None:
             optimizer.zero_grad()
         losses[narrow] = float(loss)
     assert losses[False] < 1.0, "something was learned"
-    assert losses[True] == pytest.approx(losses[False], rel=0.02)
+    assert losses[True] == pytest.approx(losses[False], abs=0.01)

@@ -72,8 +72,8 @@ def test_a_book_is_wrapped(tokenizer) -> None:
 def test_the_mask_is_the_assistants_words_with_their_end(tokenizer) -> None:
     ids, learned = encode_dialogue(tokenizer, TALK)
     assert tokenizer.decode(ids) == (
-        "<|dialogue|>system\nОтвечай кратко.<|end|>user\nЧто такое покой?<|end|>assistant\nКогда некуда спешить.<|end|>"
-        "user\nСпасибо!<|end|>assistant\nИ тебе.<|end|>"
+        "<|dialogue|>system\nОтвечай кратко.<|end|>user\n Что такое покой? <|end|>assistant\n"
+        "Когда некуда спешить.<|end|>user\nСпасибо!<|end|>assistant\nИ тебе.<|end|>"
     )
     assert tokenizer.decode(ids[learned]) == "Когда некуда спешить.<|end|>И тебе.<|end|>"
     prompt = tokenizer.apply_chat_template(TALK[:2], add_generation_prompt=True, tokenize=False)
@@ -88,7 +88,7 @@ CONTENT = st.text(max_size=20).map(lambda text: text.replace("<|", "<"))
 def test_in_any_conversation_the_mask_is_the_assistants_words_and_their_end(tokenizer, contents: list[str]) -> None:
     messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
     ids, learned = encode_dialogue(tokenizer, messages)
-    said = [content.strip() + "<|end|>" for content in contents]
+    said = [content + "<|end|>" for content in contents]
     assert tokenizer.decode(ids[learned]) == "".join(said[1::2])
     roles = [message["role"] + "\n" for message in messages]
     assert tokenizer.decode(ids) == "<|dialogue|>" + "".join(map("".join, zip(roles, said, strict=True)))
@@ -96,7 +96,7 @@ def test_in_any_conversation_the_mask_is_the_assistants_words_and_their_end(toke
 
 def test_the_generation_prompt_is_the_assistants_turn_opened(tokenizer) -> None:
     prompt = tokenizer.apply_chat_template(TALK[:2], add_generation_prompt=True, tokenize=False)
-    assert prompt == "<|dialogue|>system\nОтвечай кратко.<|end|>user\nЧто такое покой?<|end|>assistant\n"
+    assert prompt == "<|dialogue|>system\nОтвечай кратко.<|end|>user\n Что такое покой? <|end|>assistant\n"
 
 
 def test_the_prompt_has_the_tokens_that_were_trained(tokenizer) -> None:
