@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from shridhar_ft.evaluation.ends import REASONS
+from shridhar_ft.evaluation.hub import Settings as HubSettings
+from shridhar_ft.evaluation.hub import make as make_hub
+from shridhar_ft.evaluation.materials import Materials
 from shridhar_ft.evaluation.measures import (
     ONE_ITEM,
     UNDEFINED,
@@ -176,3 +180,13 @@ def test_records_without_the_measure_do_not_count() -> None:
     measure = Measure("some", lambda r: {"x/sum": r["hit"], "x/n": 1.0} if r["hit"] is not None else {}, total("x"))
     found = score(measure, records([1.0, None, 0.0, None]), seed=1)
     assert (found.value, found.n) == (0.5, 2)
+
+
+def test_the_harness_scores_say_why_they_have_no_ends() -> None:
+    task = make_hub(HubSettings(tasks=["niah_single_1"]), Materials(), 0)
+    records = [{"key": "4096", "length": 4096, "max_length": 4224, "tasks": {"niah_single_1": {"value": 0.5, "n": 10}}}]
+    found = {measure.name: score(measure, records, 0) for measure in task.measures(records)}
+    task.scores(records, found, [])
+    (one,) = found.values()
+    assert (one.n, one.value) == (10, 0.5) and one.low < 0.5 < one.high
+    assert one.floor_of in REASONS and one.ceiling_of in REASONS, "the runner refuses an end without number and reason"

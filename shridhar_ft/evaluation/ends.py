@@ -7,5 +7,11 @@ NO_BEST_ANSWER = "none: nobody measured how well a person foretells the answers"
 NO_DEFINITIONS = "none: the glossary has no definitions, or none that fit the window"
 NO_PRODUCTS = "none: what a GGUF multiplies in 8 bits is not timed"
 NOTHING_FOUND = "none: nothing was found at the length that it is compared with"
+OF_THE_HARNESS = "none: the harness's own tasks bring none"
 
-REASONS = frozenset({NO_TEXT, NO_BEST_LOSS, NO_BEST_GAIN, NO_BEST_ANSWER, NO_DEFINITIONS, NO_PRODUCTS, NOTHING_FOUND})
+REASONS = frozenset(
+    {
+        *(NO_TEXT, NO_BEST_LOSS, NO_BEST_GAIN, NO_BEST_ANSWER, NO_DEFINITIONS, NO_PRODUCTS, NOTHING_FOUND),
+        OF_THE_HARNESS,
+    }
+)

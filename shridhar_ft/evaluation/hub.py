@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from shridhar_ft.config_data import Section
+from shridhar_ft.evaluation.ends import OF_THE_HARNESS
 from shridhar_ft.evaluation.materials import Materials, Unmeasured
 from shridhar_ft.evaluation.measures import Measure, Record, Score, total, wilson
 from shridhar_ft.evaluation.reader import Reader
@@ -81,6 +82,7 @@ class Hub:
                 score = found[f"lm-eval: {name} at {record['length']:,}"]
                 score.n = one["n"]  # the harness's items, of which a record holds the mean
                 score.low, score.high = wilson(one["value"], one["n"])
+                score.floor_of = score.ceiling_of = OF_THE_HARNESS
         return {"max_length": {str(record["length"]): record["max_length"] for record in records}}
 
 
