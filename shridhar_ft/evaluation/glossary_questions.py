@@ -19,7 +19,7 @@ from pydantic import Field
 
 from shridhar_ft.config_data import Section
 from shridhar_ft.evaluation.materials import Materials, Term, Unmeasured
-from shridhar_ft.evaluation.measures import Measure, Record, Score, total
+from shridhar_ft.evaluation.measures import Measure, Record, Score, mean_of, total
 from shridhar_ft.evaluation.reader import Reader
 from shridhar_ft.evaluation.suite import Item
 from shridhar_ft.evaluation.texts import words
@@ -119,13 +119,12 @@ class GlossaryQuestions:
             if one is None:
                 continue
             ours, theirs = ([r for r in side if r["way"] == way] for side in (records, base))
-            floors = {"chance": 1 / CHOICES, "words that definition and term share": _mean(ours, "overlap")}
+            floors = {"chance": 1 / CHOICES, "words that definition and term share": mean_of(ours, "overlap")}
             if theirs:
-                floors["the base model"] = _mean(theirs, "right")
-            best = max(floors, key=lambda name: floors[name])
-            one.floor, one.floor_of = floors[best], best
-            one.ceiling, one.ceiling_of = _mean(ours, "open"), "the definition before the question"
-            details[way] = {"floors": floors, "without subtracting the choice alone": _mean(ours, "plain")}
+                floors["the base model"] = mean_of(theirs, "right")
+            one.take_floor(floors)
+            one.ceiling, one.ceiling_of = mean_of(ours, "open"), "the definition before the question"
+            details[way] = {"floors": floors, "without subtracting the choice alone": mean_of(ours, "plain")}
         return details
 
 
@@ -196,10 +195,6 @@ def _by_overlap(choices: Sequence[Term], way: str) -> float:
 
 def _right(record: Record, way: str) -> dict[str, float]:
     return {"right/sum": record["right"], "right/n": 1.0} if record["way"] == way else {}
-
-
-def _mean(records: Sequence[Record], key: str) -> float:
-    return float(sum(record[key] for record in records) / len(records))
 
 
 def make(settings: Settings, materials: Materials, seed: int) -> GlossaryQuestions:

@@ -76,6 +76,16 @@ class Score:
     """What counts as reached, in words; empty where nothing is promised."""
     details: dict[str, Any] = field(default_factory=dict)
 
+    def take_floor(self, floors: Mapping[str, float]) -> None:
+        """The highest of several floors, under its name."""
+        self.floor_of = max(floors, key=lambda name: floors[name])
+        self.floor = floors[self.floor_of]
+
+
+def mean_of(records: Sequence[Record], key: str) -> float:
+    """The plain mean of a value that every record has."""
+    return float(sum(record[key] for record in records) / len(records))
+
 
 def total(name: str) -> Callable[[Sums], np.ndarray]:
     """Measure: column `name/sum` over `name/n`."""

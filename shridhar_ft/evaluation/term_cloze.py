@@ -19,7 +19,7 @@ from pydantic import Field
 from shridhar_ft.config_data import Section
 from shridhar_ft.evaluation.ends import NO_DEFINITIONS
 from shridhar_ft.evaluation.materials import Materials, Term, Unmeasured
-from shridhar_ft.evaluation.measures import Measure, Record, Score, total, wilson
+from shridhar_ft.evaluation.measures import Measure, Record, Score, mean_of, total, wilson
 from shridhar_ft.evaluation.morphology import case_of, like, readings, sentences, sure, tokens
 from shridhar_ft.evaluation.ngrams import Ngrams
 from shridhar_ft.evaluation.reader import Reader, fitting
@@ -212,13 +212,12 @@ class TermCloze:
         records, base = ([record for record in side if _seen(record)] for side in (records, base))
         floors = {
             "chance": 1 / CANDIDATES,
-            "the more frequent term": _mean(records, "frequency"),
-            "bigram counts of the training text": _mean(records, "bigram"),
+            "the more frequent term": mean_of(records, "frequency"),
+            "bigram counts of the training text": mean_of(records, "bigram"),
         }
         if base:
-            floors["the base model"] = _mean(base, "right")
-        best = max(floors, key=lambda name: floors[name])
-        one.floor, one.floor_of = floors[best], best
+            floors["the base model"] = mean_of(base, "right")
+        one.take_floor(floors)
         opened = [record["open"] for record in records if record["open"] is not None]
         if opened and len(opened) < len(records):
             self.notes.append(
@@ -234,7 +233,7 @@ class TermCloze:
             hits, of = sum(record["right"] for record in unseen), len(unseen)
             low, high = wilson(hits / of, of)
             details["unseen terms"] = {"right": hits / of, "low": low, "high": high, "n": of}
-        return {"floors": floors, "without subtracting the term alone": _mean(records, "plain"), **details}
+        return {"floors": floors, "without subtracting the term alone": mean_of(records, "plain"), **details}
 
 
 def lemma_of(word: str) -> str | None:
@@ -277,10 +276,6 @@ def _seen(record: Record) -> bool:
 
 def _right(record: Record) -> dict[str, float]:
     return {"right/sum": record["right"], "right/n": 1.0} if _seen(record) else {}
-
-
-def _mean(records: Sequence[Record], key: str) -> float:
-    return float(sum(record[key] for record in records) / len(records))
 
 
 def make(settings: Settings, materials: Materials, seed: int) -> TermCloze:
