@@ -22,6 +22,7 @@ from shridhar_ft.documents import long_text
 from shridhar_ft.export.run import open_run
 from shridhar_ft.model.attention import choose_attention
 from shridhar_ft.model.build import base_config, stage_config
+from shridhar_ft.model.rope import copied
 from shridhar_ft.model.rope_receipt import need_rope
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.runfolder import PART, Run, read_json
@@ -61,7 +62,7 @@ def measure(folder: Path, context: int, most: int, controls: bool) -> Iterator[d
         config, _ = stage_config(recipe, stage, len(tokenizer))
         if not scaled:
             config.rope_parameters = plain.rope_parameters
-        claimed = type(config)(**config.to_dict())
+        claimed = copied(config)
         model, _, _ = load_weights(weights, config, tokenizer, attention.implementation, torch.float32)
         model.to(PartialState().device)
         need_rope(model, claimed, context)

@@ -31,7 +31,7 @@ from shridhar_ft.model.kept_attention import KeptAttention
 from shridhar_ft.model.loss import add_loss_head
 from shridhar_ft.model.memory import apply_levers
 from shridhar_ft.model.optimizers import make_optimizer
-from shridhar_ft.model.rope import check_rope
+from shridhar_ft.model.rope import check_rope, copied
 from shridhar_ft.plan.levers import Levers
 from shridhar_ft.runfolder import begin_peak_rss, peak_rss_bytes
 
@@ -168,7 +168,7 @@ def main() -> None:
     recipe = the_recipe(given.tokens, given.kv_heads)
     device = torch.device("cpu")
     config, _ = stage_config(recipe, -1, VOCABULARY)
-    claimed = type(config)(**config.to_dict())
+    claimed = copied(config)
     attention = choose_attention(Model(from_config=recipe.model.from_config), config, device)
     print(attention.why)
     model = build_model(config, recipe.seed, attention.implementation)

@@ -13,12 +13,14 @@ from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError, first_line
 from shridhar_ft.model.build import (
     cast_weights,
+    end_names,
     grow_vocabulary,
     load_model,
     safetensors_hash,
     update_hash,
     weights_hash,
 )
+from shridhar_ft.model.norms import is_norm
 from shridhar_ft.model.quantized import Quantization, dequantize, quantize, quantized_layers
 from shridhar_ft.tokenizer import brings_tokens
 from shridhar_ft.weights import Weights
@@ -43,14 +45,13 @@ def attach(model: "PreTrainedModel", tuning: Tuning, grown: bool) -> "PeftModel"
     from peft import LoraConfig, get_peft_model
 
     names = dict(model.named_modules())
-    embeddings = _name_of(model.get_input_embeddings(), names)
-    head = _name_of(model.get_output_embeddings(), names)
+    embeddings, head = end_names(model)
     tied = bool(model.config.tie_word_embeddings)
     whole = grown if tuning.train_embeddings == "auto" else tuning.train_embeddings
     if isinstance(tuning.targets, list):
         why = "train_embeddings" if tuning.train_embeddings is True else "the tokenizer brought new tokens"
         _check_targets(tuning.targets, names, embeddings, head, tied, why if whole else None)
-    norms = sorted({_last(name) for name, m in names.items() if type(m).__name__.endswith("Norm")})
+    norms = sorted({_last(name) for name, m in names.items() if is_norm(m)})
     ends = [_last(embeddings)] if tied else [_last(embeddings), _last(head)]
     saved = [*(ends if whole else []), *(norms if tuning.train_norms else [])]
     config = LoraConfig(
@@ -115,10 +116,6 @@ def _check_targets(
 def _meant(target: str, names: dict[str, "torch.nn.Module"]) -> set[str]:
     """The modules that a target names as peft takes it: by the whole name, or by its last parts."""
     return {name for name in names if name and (name == target or name.endswith(f".{target}"))}
-
-
-def _name_of(module: "torch.nn.Module", names: dict[str, "torch.nn.Module"]) -> str:
-    return next(name for name, found in names.items() if found is module)
 
 
 def _last(name: str) -> str:

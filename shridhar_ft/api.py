@@ -42,7 +42,7 @@ from shridhar_ft.model.build import (
     weights_hash,
 )
 from shridhar_ft.model.quantized import Quantization, plain_parameters, quantize, quantized_layers
-from shridhar_ft.model.rope import StageRope, apply_rope, original_context
+from shridhar_ft.model.rope import StageRope, apply_rope, copied, original_context
 from shridhar_ft.model.rope_receipt import need_rope
 from shridhar_ft.tokenizer import brings_tokens
 from shridhar_ft.weights import Weights
@@ -129,7 +129,7 @@ def load(
     config = base_config(asked, rows)
     wanted = _wanted("load", config, context, rope)
     apply_rope(config, wanted)
-    claimed = type(config)(**config.to_dict())
+    claimed = copied(config)
     kernel = choose_attention(asked, config, place, half=dtype != "float32").implementation
     if random is not None:
         model = _placed(build_model(config, seed, kernel), how, dtype, place)
@@ -173,11 +173,11 @@ def extend(model: "PreTrainedModel", context: int, rope: dict[str, Any]) -> "Pre
         raise UserError("extend: an adapter is attached, and was made for the RoPE beneath it; merge it first")
     if quantized_layers(model):
         raise UserError("extend: a quantised model keeps its layers; extend it first, or give context and rope to load")
-    config = type(model.config)(**model.config.to_dict())
+    config = copied(model.config)
     config._attn_implementation = model.config._attn_implementation
     wanted = _wanted("extend", config, context, rope)
     apply_rope(config, wanted)
-    claimed = type(config)(**config.to_dict())
+    claimed = copied(config)
     with init_empty_weights(include_buffers=False):  # RoPE's frequencies are buffers, and in no state dict
         extended: Any = type(model)(config)
     extended.load_state_dict(model.state_dict(keep_vars=True), assign=True)
@@ -316,7 +316,7 @@ def load_adapter(
         raise UserError(f"{folder}: no base.json, so nothing says which base this adapter belongs to; load it by peft")
     asked = _model_section(base or own.base, own.revision if base is None else None, attention)
     config = own.put_rope(base_config(asked))
-    claimed = type(config)(**config.to_dict())
+    claimed = copied(config)
     kernel = choose_attention(asked, config, place, half=dtype != "float32").implementation
     model: Any = load_model(asked.base or "", config, kernel, "auto", asked.revision)
     base_hash = weights_hash(model)

@@ -16,6 +16,7 @@ import numpy as np
 
 from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.model.build import refuse_pickles
+from shridhar_ft.model.rope import copied
 from shridhar_ft.model.rope_receipt import need_certified_rope, need_rope
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.tokenizer import load_tokenizer
@@ -95,7 +96,7 @@ class TransformersEngine:
         self.model: PreTrainedModel = loaded.to(device)
         config = self.model.config.get_text_config()
         self.window = int(config.max_position_embeddings)
-        need_rope(self.model, type(config)(**config.to_dict()), self.window)
+        need_rope(self.model, copied(config), self.window)
         # transformers 5.24 renamed it.
         taken = inspect.signature(self.model.forward).parameters
         self._cache_name = "cache" if "cache" in taken else "past_key_values"

@@ -18,7 +18,7 @@ from shridhar_ft.model.build import TOKEN_IDS, base_config, build_model, safeten
 from shridhar_ft.model.memory import apply_levers, choose_levers
 from shridhar_ft.model.precision import faster_precision
 from shridhar_ft.model.quantized import Quantization, set_compute_dtype
-from shridhar_ft.model.rope import describe_rope
+from shridhar_ft.model.rope import copied, describe_rope
 from shridhar_ft.model.rope_receipt import check_rope
 from shridhar_ft.model.text_part import text_names
 from shridhar_ft.plan.levers import Levers
@@ -107,7 +107,7 @@ def start_model(
     """
     state = PartialState()
     config, wanted = stage_config(recipe, stage_index, len(tokenizer))
-    claimed = type(config)(**config.to_dict())
+    claimed = copied(config)
     engine = Engine.of_process()
     shared = engine.attention if engine.sequence > 1 else None
     attention = choose_attention(recipe.model, config, state.device, tuning.precision != "fp32", shared)

@@ -14,6 +14,7 @@ from shridhar_ft.errors import UserError
 from shridhar_ft.evaluation.reader import ANSWERS, closed, ending
 from shridhar_ft.model.attention import choose_attention
 from shridhar_ft.model.build import base_config, base_contents, load_model, model_fingerprint, stage_config
+from shridhar_ft.model.rope import copied
 from shridhar_ft.model.rope_receipt import need_certified_rope, need_rope
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.runfolder import Run, fingerprint, part_of
@@ -259,7 +260,7 @@ def _open_weights(recipe: Recipe, run: Run, weights: Weights, stage: int, name: 
     config, _ = stage_config(recipe, stage, len(tokenizer))
     device, dtype = _place()
     kernel = choose_attention(recipe.model, config, device, half=dtype != torch.float32).implementation
-    claimed = type(config)(**config.to_dict())
+    claimed = copied(config)
     model, _, _ = load_weights(weights, config, tokenizer, kernel, dtype, as_trained=True)
     need_rope(model, claimed, int(claimed.max_position_embeddings))
     model.generation_config.eos_token_id = tokenizer.eos_token_id

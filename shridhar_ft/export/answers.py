@@ -19,6 +19,7 @@ from shridhar_ft.export.merge_stream import Plan
 from shridhar_ft.export.other_merges import merged_into_bits, merged_onto_unquantised
 from shridhar_ft.export.tensors import Stored
 from shridhar_ft.model.build import load_model
+from shridhar_ft.model.rope import copied
 from shridhar_ft.model.rope_receipt import check_rope
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def trained_answers(
     # SDPA in float32 on every device: FlashAttention takes no float32, and one kernel should judge all artefacts.
     keep = bool(weights.adapters)
     model, _, _ = load_weights(
-        weights, _copy(config), tokenizer, "sdpa", torch.float32, keep_last=keep, as_trained=True
+        weights, copied(config), tokenizer, "sdpa", torch.float32, keep_last=keep, as_trained=True
     )
     model = model.to(device())
     text, where = question.text, question.where
@@ -99,8 +100,7 @@ def trained_answers(
 def trained_answers_from_disk(plan: Plan, config: "PreTrainedConfig", question: Question) -> Answers:
     """The same, with one layer in memory; peft's own merge is left out."""
     adapter = str(plan.adapters[-1].folder) if plan.adapters else None
-    sized = _copy(config)
-    sized.vocab_size = plan.vocab_size
+    sized = copied(config, vocab_size=plan.vocab_size)
     model = model_on_disk(sized, plan.beneath, device(), adapter)
     trained = logits_at(model, question.text, question.where.all, device())
     quantised = bool(plan.adapters) and plan.adapters[-1].own is not None and plan.adapters[-1].own.quantization
@@ -150,7 +150,3 @@ def device() -> "torch.device":
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _copy(config: "PreTrainedConfig") -> "PreTrainedConfig":
-    return type(config)(**config.to_dict())

@@ -188,10 +188,7 @@ def _sources(sources: list[tuple[str, str, int]], licences: dict[str, str]) -> l
     lines = [
         "| source | kind | rows | licence |",
         "|---|---|---|---|",
-        *(
-            f"| {source.replace('|', chr(92) + '|')} | {kind} | {rows:,} | {licence} |"
-            for source, kind, rows, licence in shown
-        ),
+        *(_row(source, kind, f"{rows:,}", licence) for source, kind, rows, licence in shown),
     ]
     for licence in dict.fromkeys(row[3] for row in rest):
         of_it = [row for row in rest if row[3] == licence]
@@ -234,12 +231,17 @@ def _evaluation(results: dict[str, Any] | None) -> list[str]:
         f"tokens, seed {results['seed']}. A floor is what knows nothing, or the base, reaches; a ceiling what the "
         "author's own text reaches.",
         "",
-        *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows),
+        *(_row(*row) for row in rows),
         "",
         *(f"- {score['name']}: {score['target']}" for score in results["scores"] if score["target"]),
         *(f"- not measured: {task}: {why}" for task, why in results["unmeasured"].items()),
         "",
     ]
+
+
+def _row(*cells: str) -> str:
+    """A row of a table in Markdown, in which a bar would begin another cell."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _serving(commands: dict[str, str], ollama: bool, name: str) -> list[str]:

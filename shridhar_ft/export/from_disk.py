@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.adapters import load_adapter
 from shridhar_ft.export.tensors import Stored
+from shridhar_ft.model.build import end_names
 from shridhar_ft.model.rope import forget_lengths
 from shridhar_ft.model.tiled_mlp import layer_without_mlp, tile_layers
 
@@ -65,7 +66,7 @@ def model_on_disk(
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     model.tie_weights()  # which the empty ones have lost
     forget_lengths(model)
-    embeddings, head = (_name_of(model, layer) for layer in ("input", "output"))
+    embeddings, head = (f"{name}.weight" for name in end_names(model))
     layers = sorted({type(m).__name__ for m in model.modules() if isinstance(m, GradientCheckpointingLayer)})
     prefix, own = "", {}
     if adapter is not None:
@@ -103,8 +104,3 @@ def _of_adapter(model: "PeftModel", folder: Path) -> dict[str, Read]:
     # peft alone knows what it calls which tensor in the file: it is asked with numbers in the place of tensors.
     numbered = get_peft_model_state_dict(model, {name: torch.tensor(index) for index, name in enumerate(names)})
     return {names[int(index)]: partial(stored.read, key) for key, index in numbered.items()}
-
-
-def _name_of(model: Any, which: str) -> str:  # noqa: ANN401 - a model of transformers
-    layer = getattr(model, f"get_{which}_embeddings")()
-    return f"{next(name for name, module in model.named_modules() if module is layer)}.weight"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.errors import UserError, first_line
+from shridhar_ft.model.rope import copied
 from shridhar_ft.tokenizer import END, O200K_PATTERN
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def check_vocabulary(
 
     hush_converter()
     made = type(base.__name__, (base,), {"model_arch": base.model_arch, **vocabulary(base, tokenizer, where)})
-    stored = type(config)(**config.to_dict())
+    stored = copied(config)
     stored.vocab_size = max(config.vocab_size, max(tokenizer.get_vocab().values()) + 1)
     stored.architectures = [architecture]
     with tempfile.TemporaryDirectory() as name:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from shridhar_ft.errors import OutOfMemory
+from shridhar_ft.export.gguf_header import CACHE_BYTES
 from shridhar_ft.plan.free_memory import free_bytes
 from shridhar_ft.plan.meta import shape_on_meta
 from shridhar_ft.plan.shapes import Shape, shape_of
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 SHARE = 0.9  # of the free memory that is filled: the counts are short of what allocators and threads keep
 FLOAT32 = 4  # bytes
-CACHES = {"f32": 4, "f16": 2}
-"""Bytes of a number in the types of llama.cpp's cache that a certificate is read with, the most exact first."""
+CACHES = ("f32", "f16")
+"""Types of llama.cpp's cache that a certificate is read with, the most exact first."""
 
 
 def room(device: "torch.device") -> int:
@@ -74,7 +75,8 @@ def cache_type(config: "PreTrainedConfig", tokens: int, batch: int) -> str:
     shape = _shape(config)
     free = room(torch.device("cpu"))
     scores = batch * tokens * shape.heads * FLOAT32
-    needed = {kind: 2 * shape.layers * shape.keys * tokens * size + scores for kind, size in CACHES.items()}
+    numbers = 2 * shape.layers * shape.keys * tokens
+    needed = {kind: int(numbers * CACHE_BYTES[kind]) + scores for kind in CACHES}
     for kind, count in needed.items():
         if count <= free:
             return kind

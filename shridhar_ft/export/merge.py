@@ -31,6 +31,7 @@ from shridhar_ft.export.memory import need_whole, parameters_of
 from shridhar_ft.export.merge_stream import Plan, plan_merge
 from shridhar_ft.export.room import need_room
 from shridhar_ft.export.speaking import speak_like_trained
+from shridhar_ft.model.rope import copied
 from shridhar_ft.model.rope_receipt import check_written_rope
 from shridhar_ft.receipts import write_receipt
 from shridhar_ft.weights import Weights
@@ -74,7 +75,7 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
         DiskFailed: There is no room for them.
         OutOfMemory: Only peft can merge these, or llama.cpp would have to read them, in more memory than is free.
     """
-    claimed = type(merge.config)(**merge.config.to_dict())
+    claimed = copied(merge.config)
     where = places(len(merge.text), merge.original_context)
     question = Question(merge.text, where)
     skipped = unread(merge.gguf)
@@ -202,7 +203,7 @@ def _write_streamed(merge: Merge, folder: Path, say: Callable[[str], None], plan
     if plan.adapters:
         say(f"export: merging {len(plan.adapters)} adapter{'s' if len(plan.adapters) > 1 else ''}, tensor by tensor")
     plan.write(folder / "model", merge.dtype, merge.shard_bytes)
-    config = type(merge.config)(**merge.config.to_dict())
+    config = copied(merge.config)
     config.vocab_size = plan.vocab_size
     config.architectures = [plan.architecture]
     config.dtype = getattr(torch, merge.dtype)
@@ -231,4 +232,4 @@ def _sized(merge: Merge) -> "PreTrainedConfig":
 
     stored = AutoConfig.from_pretrained(merge.weights.base, revision=merge.weights.revision).get_text_config()
     rows = max(stored.vocab_size, len(merge.tokenizer))
-    return type(merge.config)(**{**merge.config.to_dict(), "vocab_size": rows})
+    return copied(merge.config, vocab_size=rows)

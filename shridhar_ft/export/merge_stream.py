@@ -6,7 +6,6 @@ plan.write(folder, "bfloat16", 4_000_000_000)      # reads, merges, casts and wr
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,8 @@ import xxhash
 from shridhar_ft.errors import CheckFailed, UserError
 from shridhar_ft.export.deltas import Adapter
 from shridhar_ft.export.tensors import Planned, Stored, local_folder, write_shards
-from shridhar_ft.model.build import update_hash
+from shridhar_ft.model.build import end_names, update_hash
+from shridhar_ft.model.rope import copied
 from shridhar_ft.model.text_part import text_names
 from shridhar_ft.weights import Weights
 
@@ -81,7 +81,7 @@ def plan_merge(weights: Weights, config: "PreTrainedConfig", tokenizer: "PreTrai
             return f"{adapter.folder} has {', '.join(features)}"
     base = _base(folder)
     stored = AutoConfig.from_pretrained(folder).get_text_config()
-    wanted = type(config)(**{**config.to_dict(), "vocab_size": stored.vocab_size})
+    wanted = copied(config, vocab_size=stored.vocab_size)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(wanted, attn_implementation="sdpa")
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}  # tied ones once
@@ -95,10 +95,7 @@ def plan_merge(weights: Weights, config: "PreTrainedConfig", tokenizer: "PreTrai
             )
     kept = _type_in_memory(stored, base)
     hashes = _check_bases(adapters, base, sorted(shapes), kept)
-    names = {id(module): name for name, module in model.named_modules()}
-    embeddings, head = (
-        f"{names[id(layer)]}.weight" for layer in (model.get_input_embeddings(), model.get_output_embeddings())
-    )
+    embeddings, head = (f"{name}.weight" for name in end_names(model))
     linear = {
         f"{name}.weight"
         for name, module in model.named_modules()
@@ -113,8 +110,9 @@ def plan_merge(weights: Weights, config: "PreTrainedConfig", tokenizer: "PreTrai
     for name in (name for name in base.names() if name in shapes):
         grows = added if name in (embeddings, head) else 0
         shape = (shapes[name][0] + grows, *shapes[name][1:])
-        planned.append(Planned(name, shape, partial(_merged, base, kept, adapters, name, grows, name in linear)))
-        beneath[name] = partial(_beneath_last, base, kept, adapters, name, grows, name in linear)
+        tensor = _Tensor(base, kept, adapters, name, grows, name in linear)
+        planned.append(Planned(name, shape, tensor.merged))
+        beneath[name] = tensor.beneath_last
     return Plan(
         planned,
         adapters,
@@ -141,36 +139,37 @@ def _type_in_memory(stored: "PreTrainedConfig", base: Stored) -> "torch.dtype":
     return base.read(base.names()[0]).dtype
 
 
-def _merged(
-    base: Stored,
-    kept: "torch.dtype",
-    adapters: list[Adapter],
-    name: str,
-    grows: int,
-    linear: bool,
-) -> "torch.Tensor":
-    """One tensor with its new rows (the mean of the old ones, as `grow_vocabulary` has it) and its updates."""
-    import torch
+@dataclass(frozen=True)
+class _Tensor:
+    """One tensor of a base, to be read and merged when it is asked for."""
 
-    tensor = base.read(name).to(kept)
-    if grows:
-        tensor = torch.cat([tensor, tensor.mean(dim=0, keepdim=True).expand(grows, -1)])
-    for adapter in adapters:
-        tensor = adapter.apply(name, tensor, linear)
-    return tensor
+    base: Stored
+    kept: "torch.dtype"
+    """The type that training had it in."""
+    adapters: list[Adapter]
+    name: str
+    grows: int
+    """Rows that it gets beyond the base's, the mean of those (as `grow_vocabulary` has it)."""
+    linear: bool
 
+    def merged(self) -> "torch.Tensor":
+        """With its new rows and all updates."""
+        return self._with(self.adapters)
 
-def _beneath_last(
-    base: Stored,
-    kept: "torch.dtype",
-    adapters: list[Adapter],
-    name: str,
-    grows: int,
-    linear: bool,
-) -> "torch.Tensor":
-    """One tensor as the last adapter found it; without adapters, as the base has it."""
-    tensor = _merged(base, kept, adapters[:-1], name, grows, linear)
-    return adapters[-1].beneath(tensor, linear) if adapters else tensor
+    def beneath_last(self) -> "torch.Tensor":
+        """As the last adapter found it; without adapters, as the base has it."""
+        tensor = self._with(self.adapters[:-1])
+        return self.adapters[-1].beneath(tensor, self.linear) if self.adapters else tensor
+
+    def _with(self, adapters: list[Adapter]) -> "torch.Tensor":
+        import torch
+
+        tensor = self.base.read(self.name).to(self.kept)
+        if self.grows:
+            tensor = torch.cat([tensor, tensor.mean(dim=0, keepdim=True).expand(self.grows, -1)])
+        for adapter in adapters:
+            tensor = adapter.apply(self.name, tensor, self.linear)
+        return tensor
 
 
 def _check_bases(adapters: list[Adapter], base: Stored, names: list[str], kept: "torch.dtype") -> bool:

@@ -10,6 +10,7 @@ from shridhar_ft.adapter_base import AdapterBase
 from shridhar_ft.adapters import load_adapter, load_weights, merged
 from shridhar_ft.export.certificate import Places, compare, logits_at
 from shridhar_ft.model.quantized import quantize
+from shridhar_ft.model.rope import copied
 from shridhar_ft.weights import Weights
 
 if TYPE_CHECKING:
@@ -64,6 +65,6 @@ def merged_onto_unquantised(
     import torch
 
     beneath = Weights(weights.base, weights.revision, weights.adapters[:-1])
-    base: Any = load_weights(beneath, type(config)(**config.to_dict()), tokenizer, "sdpa", torch.float32)[0]
+    base: Any = load_weights(beneath, copied(config), tokenizer, "sdpa", torch.float32)[0]
     plain = merged(load_adapter(base.to(device), weights.adapters[-1], trainable=False))
     return {"merged onto the unquantised base": compare(trained, logits_at(plain, text, where.all), where)}

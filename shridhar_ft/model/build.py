@@ -220,6 +220,12 @@ def cast_weights(model: "PreTrainedModel", dtype: "torch.dtype") -> "PreTrainedM
     return model
 
 
+def end_names(model: "PreTrainedModel") -> tuple[str, str]:
+    """Names of the modules of the embeddings and of the output head."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return names[id(model.get_input_embeddings())], names[id(model.get_output_embeddings())]
+
+
 def refuse_pickles(source: str | Path) -> None:
     """Refuse a folder whose weights are pickles alone: to open one is to run whatever it names.
 

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from shridhar_ft.model.norms import is_norm
+
 
 def compile_parts(model: nn.Module) -> int:
     """Compile the MLP and the norms of every decoder layer, in place; returns how many parts there are.
@@ -20,7 +22,7 @@ def compile_parts(model: nn.Module) -> int:
         for layer in model.modules()
         if isinstance(layer, GradientCheckpointingLayer)
         for name, part in layer.named_modules()
-        if name == "mlp" or type(part).__name__.endswith("Norm")
+        if name == "mlp" or is_norm(part)
     ]
     for part in parts:
         part.forward = torch.compile(part.forward)

@@ -142,6 +142,11 @@ def _put(config: "PreTrainedConfig", parameters: Parameters) -> None:
     config.rope_parameters = parameters if flat else {**config.rope_parameters, "full_attention": parameters}
 
 
+def copied(config: "PreTrainedConfig", **changes: Any) -> "PreTrainedConfig":  # noqa: ANN401 - the config's own keys
+    """A config of its own with the same keys: a model changes the one that it is built from."""
+    return type(config)(**{**config.to_dict(), **changes})
+
+
 def _check_acceptance(config: "PreTrainedConfig", wanted: StageRope) -> None:
     """The frequencies can be computed, and the model type's config keeps them when it is written and read again."""
     from huggingface_hub.errors import StrictDataclassError
@@ -152,7 +157,7 @@ def _check_acceptance(config: "PreTrainedConfig", wanted: StageRope) -> None:
             expected_frequencies(parameters, dim, length, config.max_position_embeddings)
     why = ""
     try:
-        again = type(config)(**config.to_dict())
+        again = copied(config)
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         last = str(error).strip().splitlines()[-1].strip(" '\".")
         why = last.removeprefix("ValueError: ").removeprefix("TypeError: ")

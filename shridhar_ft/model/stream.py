@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from shridhar_ft.model.norms import is_norm
+
 
 def narrow_stream(model: nn.Module) -> None:
     """Let hidden states go from layer to layer in bf16: under autocast alone they stay float32.
@@ -17,13 +19,13 @@ def narrow_stream(model: nn.Module) -> None:
         model: Its adapters attached; it will run in bf16, under autocast or with weights of that type.
     """
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    last = [module for module in inner.base_model.children() if _is_norm(module)]
+    last = [module for module in inner.base_model.children() if is_norm(module)]
     for module in inner.modules():
         if isinstance(module, nn.Embedding):
             module.register_forward_hook(_narrowed)
         elif any(module is norm for norm in last):
             module.register_forward_hook(partial(_as_the_head, inner.get_output_embeddings))
-        elif _is_norm(module):
+        elif is_norm(module):
             module.register_forward_hook(_as_its_input)
 
 
@@ -37,10 +39,6 @@ def keep_angles_whole(model: nn.Module) -> None:
     for module in model.modules():
         if any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
             module.register_forward_pre_hook(_ask_in_float32)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return type(module).__name__.endswith("Norm")
 
 
 def _narrowed(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:  # noqa: ANN401

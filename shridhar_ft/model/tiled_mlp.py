@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from shridhar_ft.errors import UserError
+from shridhar_ft.model.norms import is_norm
 from shridhar_ft.plan.memory import TILE
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -43,7 +44,7 @@ def tile_layers(model: nn.Module, tile: int = TILE) -> int:
         layer.mlp.forward = partial(_tiled, layer.mlp.forward, layer.mlp, _last_layer(layer.mlp), tile)
     width = model.get_input_embeddings().weight.shape[-1]
     for module in model.modules():
-        if type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None:
+        if is_norm(module) and getattr(module, "weight", None) is not None:
             rows = tile * width // module.weight.shape[-1]  # norms of heads see one row a head
             module.forward = partial(_tiled, module.forward, module, None, rows)
     return len(layers)
