@@ -21,6 +21,7 @@ from shridhar_ft.runfolder import PART, read_json
 
 METHODS = ("lora", "qlora")
 ACCUMULATION = 2
+HELD_OUT = 0.015  # share of validation and of test
 
 
 def main() -> None:
@@ -65,12 +66,14 @@ def trained(base: Path, method: str, given: argparse.Namespace) -> list[dict[str
 
 def _recipe(name: str, base: Path, method: str, given: argparse.Namespace) -> dict[str, Any]:
     limits = {"max_steps": given.steps, "gradient_accumulation": ACCUMULATION, "learning_rate": 2e-4}
+    limits["evaluate_every"] = given.steps + 1  # before and after only: the split outweighs the steps
     adapter = {"rank": 16, "alpha": 32} if method != "full" else {}
     return {
         "name": name,
         "data": {
             "books": {"paths": str(given.books.resolve())},
             "dialogues": [{"paths": str(given.dialogues.resolve())}],
+            "split": {"train": 1 - 2 * HELD_OUT, "validation": HELD_OUT, "test": HELD_OUT},
         },
         "model": {"base": str(base.resolve())},
         "train": {"method": method, "log_every": 1, "batch_size": 1, **adapter, **limits},
