@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trl import SFTConfig
 
 from shridhar_ft.config_training import Tuning
-from shridhar_ft.plan.steps import schedule
+from shridhar_ft.plan.steps import evaluated_every, saved_every, schedule
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -45,8 +45,6 @@ def arguments(
     if readers > 1 and windows % at_once:
         tell(f"{windows} windows do not share out evenly over {at_once} places; some are read twice")
     steps = schedule(tuning, windows, window, readers)["steps"]
-    evaluate_every = tuning.evaluate_every or max(1, steps // 10)
-    save_every = evaluate_every if tuning.keep == "best" else tuning.save_every or evaluate_every
     return SFTConfig(
         output_dir=str(folder),
         max_length=None,
@@ -72,10 +70,10 @@ def arguments(
         logging_first_step=True,
         logging_nan_inf_filter=False,
         eval_strategy="steps" if validates else "no",
-        eval_steps=evaluate_every,
+        eval_steps=evaluated_every(tuning, steps),
         prediction_loss_only=True,
         save_strategy="steps",
-        save_steps=save_every,
+        save_steps=saved_every(tuning, steps),
         load_best_model_at_end=tuning.keep == "best" and validates,
         metric_for_best_model="eval_loss" if validates else None,
         greater_is_better=False if validates else None,

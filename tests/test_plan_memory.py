@@ -208,6 +208,17 @@ def test_a_checkpoint_takes_what_the_disks_check_counts_on_the_live_model(llama,
     assert math.isclose(mine, live - 3 * HEADER * tensors, rel_tol=0.35 if levers == ("adamw_8bit",) else 0.02)
 
 
+def test_each_measurement_is_saved_where_the_best_one_is_kept() -> None:
+    tiny = shape_of({"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}, 300)
+    assert tiny is not None
+
+    def saves(keep: str) -> int:
+        tuning = Tuning.model_validate({"keep": keep, "save_every": 25, "evaluate_every": 5})
+        return written(sizes_of(tiny, tuning), tuning, (), Layout(), False, steps=50).saves
+
+    assert (saves("last"), saves("best")) == (2, 10)
+
+
 def test_footprint_of_a_tiny_step_is_the_process() -> None:
     tiny = shape_of({"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}, 300)
     assert tiny is not None

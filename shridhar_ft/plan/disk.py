@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.sizes import Sizes, optimizer_bytes
+from shridhar_ft.plan.steps import saved_every
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,9 @@ def written(size: Sizes, tuning: Tuning, levers: tuple[Lever, ...], layout: Layo
     stored = 2 if own or ("bf16_weights" in levers and tuning.method == "full") else 4
     weights = size.trained * (stored if tuning.method == "full" else 4)
     moments = optimizer_bytes(size, tuning, levers, 4 if layout.deepspeed else stored)
-    every = tuning.save_every or tuning.evaluate_every or max(1, steps // 10)
     return Written(
         checkpoint=weights + moments + (4 * size.trained if layout.deepspeed else 0),
         kept=tuning.keep_checkpoints + 1,
-        saves=-(-steps // every),
+        saves=-(-steps // saved_every(tuning, steps)),
         weights=weights,
     )

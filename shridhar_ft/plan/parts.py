@@ -13,7 +13,7 @@ from shridhar_ft.plan.machines import Machine
 from shridhar_ft.plan.memory import GIB, Footprint
 from shridhar_ft.plan.shapes import Shape
 from shridhar_ft.plan.sizes import sizes_of
-from shridhar_ft.plan.steps import schedule
+from shridhar_ft.plan.steps import evaluated_every, schedule
 from shridhar_ft.plan.tokens import Supply
 from shridhar_ft.plan.work import Work, forward_work, step_seconds, step_work
 
@@ -188,8 +188,8 @@ def _evaluating(recipe: Recipe, plan: PartPlan, machine: Machine, local: int, lo
         rate = machine.rates.matmul_at(dtype, plan.step.size.shape.hidden)
         return (layers + head) / rate + attention / machine.rates.attention[dtype]
 
-    steps, every = plan.steps or 0, plan.part.tuning.evaluate_every
-    times = steps // (every or max(1, steps // 10)) if steps else 0
+    steps = plan.steps or 0
+    times = steps // evaluated_every(plan.part.tuning, steps)
     whole = plan.supply.validation * seconds(plan.part.window, plan.supply.document)
     most = recipe.eval.max_windows
     # Before and after: of a stage's validation windows at most so many; of SFT's all.

@@ -40,6 +40,17 @@ def schedule(tuning: Tuning, windows: int, window: int, processes: int) -> dict[
     return {"windows_per_step": per_step, "steps": steps, "epochs": epochs}
 
 
+def evaluated_every(tuning: Tuning, steps: int) -> int:
+    """Optimizer steps between measurements on the validation split, in a part of so many."""
+    return tuning.evaluate_every or max(1, steps // 10)
+
+
+def saved_every(tuning: Tuning, steps: int) -> int:
+    """Optimizer steps between checkpoints; where the best one is kept, each measurement has one."""
+    every = evaluated_every(tuning, steps)
+    return every if tuning.keep == "best" else tuning.save_every or every
+
+
 def replay_windows(windows: int, replay: Replay) -> int:
     """How many windows of short pieces join so many long ones, so that they are the wanted share of all."""
     return max(1, round(windows * replay.share / (1 - replay.share))) if windows else 0
