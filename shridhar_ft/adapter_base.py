@@ -4,7 +4,7 @@ peft records a path alone. The same path may hold another model tomorrow, and an
 nonsense without a word.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from shridhar_ft.weights import Weights
 
 FILE = "base.json"
+
+
+def copies(names: Collection[str]) -> set[str]:
+    """Names in an adapter's file of what nobody needs: peft may store a module that is trained whole three times.
+
+    `….original_module.weight` is the base's, and `….modules_to_save.weight` is `….weight` once more.
+    """
+    return {
+        name
+        for name in names
+        for extra in (".original_module", ".modules_to_save")
+        if extra in name and name.replace(extra, "") in names
+    }
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from shridhar_ft.adapters import load_weights, merged
 """
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from shridhar_ft.adapter_base import AdapterBase
+from shridhar_ft.adapter_base import AdapterBase, copies
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError, first_line
 from shridhar_ft.model.build import (
@@ -66,7 +67,7 @@ def attach(model: "PreTrainedModel", tuning: Tuning, grown: bool) -> "PeftModel"
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        return _each_tensor_once(get_peft_model(model, config))
     except ValueError as error:  # a norm, say, or no target at all
         raise UserError(f"targets: {first_line(error)}; name linear layers, or all-linear") from error
 
@@ -129,7 +130,7 @@ def load_adapter(model: "PreTrainedModel", folder: str, trainable: bool) -> "Pef
         UserError: There is no adapter in the folder.
         CheckFailed: Its tensors are not those that its config promises.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftModel
     from safetensors import SafetensorError, safe_open
 
     file = Path(folder) / "adapter_model.safetensors"
@@ -140,7 +141,9 @@ def load_adapter(model: "PreTrainedModel", folder: str, trainable: bool) -> "Pef
     # Around weights that take no memory, peft makes the adapter's so too, and would fill them with nothing.
     nowhere = any(parameter.is_meta for parameter in model.parameters())
     try:
-        wrapped = PeftModel.from_pretrained(model, folder, is_trainable=trainable, low_cpu_mem_usage=nowhere)
+        wrapped = _each_tensor_once(
+            PeftModel.from_pretrained(model, folder, is_trainable=trainable, low_cpu_mem_usage=nowhere)
+        )
     except (SafetensorError, RuntimeError, KeyError) as error:
         if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
             raise
@@ -148,9 +151,9 @@ def load_adapter(model: "PreTrainedModel", folder: str, trainable: bool) -> "Pef
         if isinstance(error, KeyError):  # so peft says that a tensor of `modules_to_save` is not there
             reason = f"{reason} is missing"
         raise CheckFailed(f"{file}: {reason}; the adapter is damaged or belongs to another base") from error
-    wanted = set(get_peft_model_state_dict(wrapped))
+    wanted = set(adapter_state(wrapped))
     with safe_open(file, framework="pt") as tensors:
-        stored = set(tensors.keys())
+        stored = set(tensors.keys()) - copies(tensors.keys())
     if wanted != stored:
         missing, extra = sorted(wanted - stored), sorted(stored - wanted)
         raise CheckFailed(
@@ -251,11 +254,38 @@ def merged(model: "PeftModel") -> "PreTrainedModel":
     return model.merge_and_unload(safe_merge=True).requires_grad_(True)  # peft leaves the base frozen
 
 
-def adapter_hash(model: "PeftModel") -> str:
-    """xxh3 over the adapter's tensors of a live model, in the order of their names."""
+def adapter_state(model: "PeftModel", state: "dict[str, torch.Tensor] | None" = None) -> "dict[str, torch.Tensor]":
+    """An adapter's tensors by the names that its file gives them.
+
+    Args:
+        model: With its adapter.
+        state: Tensors of the whole model by name (default: the live ones).
+    """
     from peft import get_peft_model_state_dict
 
+    return get_peft_model_state_dict(model, state, save_embedding_layers=_embedding_layers(model))
+
+
+def _embedding_layers(model: "PeftModel") -> bool | str:
+    """peft's `save_embedding_layers`: no where they are trained whole, and the adapter has them anyway.
+
+    By itself peft looks whether the vocabulary is still that of the base's folder, if it finds one, and then adds all
+    that lies under the embeddings: the untrained ones too, and each trained one a second time.
+    """
+    from peft.utils import ModulesToSaveWrapper
+
+    return False if isinstance(model.get_input_embeddings(), ModulesToSaveWrapper) else "auto"
+
+
+def _each_tensor_once(model: "PeftModel") -> "PeftModel":
+    """The same model, whose `save_pretrained`, which transformers calls at a checkpoint, writes `adapter_state`."""
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=_embedding_layers(model))
+    return model
+
+
+def adapter_hash(model: "PeftModel") -> str:
+    """xxh3 over the adapter's tensors of a live model, in the order of their names."""
     digest = xxhash.xxh3_128()
-    for name, tensor in sorted(get_peft_model_state_dict(model).items()):
+    for name, tensor in sorted(adapter_state(model).items()):
         update_hash(digest, name, tensor)
     return digest.hexdigest()

@@ -1,15 +1,18 @@
 """Adapters: merging changes no answer, and what does not belong together is refused by name."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
-from shridhar_ft.adapter_base import AdapterBase
+from shridhar_ft.adapter_base import AdapterBase, copies
 from shridhar_ft.adapters import adapter_hash, attach, load_adapter, load_weights, merged
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import CheckFailed, UserError
+from shridhar_ft.export.merge_stream import Plan, plan_merge
 from shridhar_ft.model.build import grow_vocabulary, safetensors_hash, weights_hash
 from shridhar_ft.model.quantized import Quantization, dequantize, quantize, quantized_layers, rounded, set_compute_dtype
 from shridhar_ft.model.rope import check_rope
@@ -31,6 +34,38 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     model.eval()
     with torch.no_grad():
         return model(IDS, use_cache=False).logits
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("by_peft", [True, False])
+def test_embeddings_that_grew_on_a_base_in_a_folder_are_stored_once(
+    llama, tokenizer, tmp_path: Path, tied: bool, by_peft: bool
+) -> None:
+    # Where peft finds the base's config it sees the grown vocabulary, and would store the embeddings three times.
+    llama(vocab_size=590, tie_word_embeddings=tied).save_pretrained(tmp_path / "base")
+    config = llama(tie_word_embeddings=tied).config
+    start = Weights(str(tmp_path / "base"))
+    fresh, grown, hashed = load_weights(start, config, tokenizer, "sdpa", torch.float32)
+    model = attach(fresh, Tuning(method="lora", rank=4), grown)
+    shake(model)
+    trained = logits(model)
+    folder = tmp_path / "adapter"
+    (partial(type(model).save_pretrained, model) if by_peft else model.save_pretrained)(folder)
+    AdapterBase.of(start, hashed, (), None, fresh.config).write(folder)
+    stored = load_file(folder / "adapter_model.safetensors")
+    assert bool(copies(stored)) is by_peft
+    for again in (name for name in stored if ".modules_to_save" in name):
+        assert torch.equal(stored[again], stored[again.replace(".modules_to_save", "")])
+
+    moved = (tmp_path / "base").rename(tmp_path / "elsewhere")
+    weights = Weights(str(moved), adapters=(str(folder),))
+    going_on, _, _ = load_weights(weights, config, tokenizer, "sdpa", torch.float32, keep_last=True)
+    assert torch.equal(logits(going_on), trained)
+    plan = plan_merge(weights, config, tokenizer)
+    assert isinstance(plan, Plan), plan
+    fresh.config.save_pretrained(tmp_path / "out")
+    plan.write(tmp_path / "out", "float32", 1 << 30)
+    assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), trained, atol=1e-5)
 
 
 @pytest.mark.parametrize("tied", [True, False])

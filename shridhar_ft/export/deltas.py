@@ -6,7 +6,7 @@ The formulas are peft's (tuners/lora/layer.py, dora.py), applied to one weight a
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shridhar_ft.adapter_base import AdapterBase
+from shridhar_ft.adapter_base import AdapterBase, copies
 from shridhar_ft.errors import CheckFailed, UserError
 from shridhar_ft.export.tensors import Stored
 from shridhar_ft.model.quantized import rounded
@@ -109,7 +109,7 @@ class Adapter:
         Raises:
             CheckFailed: Some are left over.
         """
-        if left := sorted(set(self.tensors.files) - self.used):
+        if left := sorted(set(self.tensors.files) - self.used - copies(self.tensors.files)):
             raise CheckFailed(
                 f"{self.folder}: {len(left)} tensors of the adapter fit nothing in the base, first {left[0]}; it "
                 "belongs to another base"

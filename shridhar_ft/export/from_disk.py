@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shridhar_ft.adapters import load_adapter
+from shridhar_ft.adapters import adapter_state, load_adapter
 from shridhar_ft.export.tensors import Stored
 from shridhar_ft.model.build import end_names
 from shridhar_ft.model.rope import forget_lengths
@@ -97,10 +97,9 @@ def model_on_disk(
 def _of_adapter(model: "PeftModel", folder: Path) -> dict[str, Read]:
     """How to read an adapter's tensors from its file, by the names that they have in the live model."""
     import torch
-    from peft import get_peft_model_state_dict
 
     stored = Stored(folder, "adapter_model.safetensors")
     names = list(model.state_dict())
     # peft alone knows what it calls which tensor in the file: it is asked with numbers in the place of tensors.
-    numbered = get_peft_model_state_dict(model, {name: torch.tensor(index) for index, name in enumerate(names)})
+    numbered = adapter_state(model, {name: torch.tensor(index) for index, name in enumerate(names)})
     return {names[int(index)]: partial(stored.read, key) for key, index in numbered.items()}
