@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import Trainer
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTTrainer
 
 from shridhar_ft.checkpoint import rotate, write_manifest
@@ -154,6 +155,17 @@ class GuardedTrainer(SFTTrainer):
         if self.is_world_process_zero():
             self.verified.add(checkpoint.name)
             rotate(folder, self.keep_checkpoints, self.state.best_model_checkpoint, self.verified)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights whole; an adapter's without a copy of its base.
+
+        Under ZeRO-1 and 2 every process holds all weights. accelerate would clone them all into every process's memory
+        nevertheless, the frozen ones too: 16 GB a process for an adapter on 8B.
+        """
+        if self.is_deepspeed_enabled and self.tuning.method != "full" and not is_deepspeed_zero3_enabled():
+            self._save(output_dir)
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def _make_whole(self, checkpoint: Path) -> None:
         """All ranks have written; their files go to the disk, and only then the manifest."""

@@ -18,13 +18,14 @@ def checkpoint_bytes(model: Any, tuning: Tuning, levers: Levers) -> int:  # noqa
     """Bytes that a checkpoint of this training takes: what it saves of the weights, and the optimizer's state.
 
     Args:
-        model: The model, with its adapter under LoRA; parameters that share memory are counted once.
+        model: The model, with its adapter under LoRA.
         tuning: Method and optimizer.
         levers: Those that make the optimizer's state smaller.
     """
-    parameters = list(model.parameters())
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    saved = parameters if tuning.method == "full" else trained
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    saved = model.parameters()  # those that share memory are stored once, but for an adapter's tied embeddings
+    if tuning.method != "full":
+        saved = (one for _, one in model.named_parameters(remove_duplicate=False) if one.requires_grad)
     weights = sum(_bytes(parameter) + HEADER for parameter in saved)
     return weights + sum(_moments(p, tuning, levers) + 2 * HEADER for p in trained) + SMALL
 
