@@ -157,12 +157,13 @@ class GuardedTrainer(SFTTrainer):
             rotate(folder, self.keep_checkpoints, self.state.best_model_checkpoint, self.verified)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights whole; an adapter's without a copy of its base.
+        """Write the weights whole, each once.
 
         Under ZeRO-1 and 2 every process holds all weights. accelerate would clone them all into every process's memory
-        nevertheless, the frozen ones too: 16 GB a process for an adapter on 8B.
+        nevertheless: frozen ones too, 16 GB a process for an adapter on 8B, and tied ones twice, so that the head would
+        be written beside the embeddings that it is.
         """
-        if self.is_deepspeed_enabled and self.tuning.method != "full" and not is_deepspeed_zero3_enabled():
+        if self.is_deepspeed_enabled and not is_deepspeed_zero3_enabled():
             self._save(output_dir)
         else:
             super().save_model(output_dir, _internal_call)

@@ -232,4 +232,4 @@ def test_a_model_from_the_disk_takes_a_few_of_its_layers(llama, tokenizer, tmp_p
     assert done.returncode == 0, done.stderr
     layered, whole = (int(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("peak large"))
     assert whole > 0.9 * weights, "what is read whole shows"
-    assert layered < 0.3 * weights, (layered, whole, weights)
+    assert layered < 0.4 * weights, (layered, whole, weights)
