@@ -141,9 +141,7 @@ def load_adapter(model: "PreTrainedModel", folder: str, trainable: bool) -> "Pef
     # Around weights that take no memory, peft makes the adapter's so too, and would fill them with nothing.
     nowhere = any(parameter.is_meta for parameter in model.parameters())
     try:
-        wrapped = _each_tensor_once(
-            PeftModel.from_pretrained(model, folder, is_trainable=trainable, low_cpu_mem_usage=nowhere)
-        )
+        wrapped = PeftModel.from_pretrained(model, folder, is_trainable=trainable, low_cpu_mem_usage=nowhere)
     except (SafetensorError, RuntimeError, KeyError) as error:
         if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
             raise
@@ -160,7 +158,7 @@ def load_adapter(model: "PreTrainedModel", folder: str, trainable: bool) -> "Pef
             f"{file}: {len(missing)} tensors are missing and {len(extra)} do not belong, "
             f"first {(missing or extra)[0]}; the adapter is damaged or belongs to another base"
         )
-    return wrapped
+    return _each_tensor_once(wrapped)
 
 
 def load_weights(

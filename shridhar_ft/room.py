@@ -23,10 +23,9 @@ def checkpoint_bytes(model: Any, tuning: Tuning, levers: Levers) -> int:  # noqa
         levers: Those that make the optimizer's state smaller.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    saved = model.parameters()  # those that share memory are stored once, but for an adapter's tied embeddings
-    if tuning.method != "full":
-        saved = (one for _, one in model.named_parameters(remove_duplicate=False) if one.requires_grad)
-    weights = sum(_bytes(parameter) + HEADER for parameter in saved)
+    full = tuning.method == "full"
+    named = model.named_parameters(remove_duplicate=full)  # an adapter has a tied head beside its embeddings
+    weights = sum(_bytes(parameter) + HEADER for _, parameter in named if full or parameter.requires_grad)
     return weights + sum(_moments(p, tuning, levers) + 2 * HEADER for p in trained) + SMALL
 
 

@@ -16,6 +16,8 @@ from shridhar_ft.export.merge_stream import Plan, plan_merge
 from shridhar_ft.model.build import grow_vocabulary, safetensors_hash, weights_hash
 from shridhar_ft.model.quantized import Quantization, dequantize, quantize, quantized_layers, rounded, set_compute_dtype
 from shridhar_ft.model.rope import check_rope
+from shridhar_ft.plan.levers import Levers
+from shridhar_ft.room import HEADER, SMALL, checkpoint_bytes
 from shridhar_ft.weights import Weights
 
 IDS = torch.arange(5, 45)[None]
@@ -54,6 +56,11 @@ def test_embeddings_that_grew_on_a_base_in_a_folder_are_stored_once(
     AdapterBase.of(start, hashed, (), None, fresh.config).write(folder)
     stored = load_file(folder / "adapter_model.safetensors")
     assert bool(copies(stored)) is by_peft
+    if not by_peft:  # what the disk's check counts is what comes
+        counted = checkpoint_bytes(model, Tuning(method="lora", rank=4, optimizer="adafactor"), Levers()) - SMALL
+        trained_tensors = sum(parameter.requires_grad for parameter in model.parameters())
+        numbers = sum(tensor.nbytes for tensor in stored.values())
+        assert counted == numbers + HEADER * (len(stored) + 2 * trained_tensors)
     for again in (name for name in stored if ".modules_to_save" in name):
         assert torch.equal(stored[again], stored[again.replace(".modules_to_save", "")])
 

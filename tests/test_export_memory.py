@@ -220,7 +220,7 @@ for name in ("small", "large"):  # the first, so that what libraries load for th
 def test_a_model_from_the_disk_takes_a_few_of_its_layers(llama, tokenizer, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     sizes = {"hidden_size": 384, "intermediate_size": 1024, "num_attention_heads": 4, "num_key_value_heads": 4}
-    for name, layers in (("small", 1), ("large", 16)):
+    for name, layers in (("small", 1), ("large", 20)):
         base = llama(num_hidden_layers=layers, **sizes)
         weights = sum(parameter.nbytes for parameter in base.parameters())
         base.save_pretrained(tmp_path / name, max_shard_size="20MB")
@@ -232,4 +232,4 @@ def test_a_model_from_the_disk_takes_a_few_of_its_layers(llama, tokenizer, tmp_p
     assert done.returncode == 0, done.stderr
     layered, whole = (int(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("peak large"))
     assert whole > 0.9 * weights, "what is read whole shows"
-    assert layered < 0.4 * weights, (layered, whole, weights)
+    assert layered < 0.3 * weights, (layered, whole, weights)

@@ -58,7 +58,7 @@ def test_a_narrow_stream_learns_as_float32_does() -> None:
         model = made() if narrow else build_model(made().config, 0, "shridhar_sdpa")
         add_loss_head(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-        for step in range(120):
+        for step in range(48):  # a text that is known by heart has next to no loss, and its last digits are chance
             start = step * 7 % 40
             ids = text[:, start : start + 64]
             with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
@@ -68,4 +68,4 @@ def test_a_narrow_stream_learns_as_float32_does() -> None:
             optimizer.zero_grad()
         losses[narrow] = float(loss)
     assert losses[False] < 1.0, "something was learned"
-    assert losses[True] == pytest.approx(losses[False], abs=0.01)
+    assert losses[True] == pytest.approx(losses[False], rel=0.02)
