@@ -1,11 +1,13 @@
 """Prefill and decode apart, at depths of a window, for transformers and GGUF, with memory and with what bounds decode.
 
     python bench/generation.py --depths 0 8192 32768 108000 --engines q8_0:q8_0 q8_0:f16 transformers [--out FILE]
+    python bench/generation.py --sparse 1024:4 --engines q8_0:q8_0   # three of four layers slide over 1,024 tokens
 
 As llama-bench -d does: at a depth, tokens are read (--prefill) and then drawn one at a time (--decode). An engine is a
-kind of GGUF and a type of its key/value cache, or `transformers` (float32). The model is the plan's: 256 million random
-weights (speed does not depend on them). How a depth is filled without hours of prefill is in shridhar_ft/speed, by
-which `speed` of eval measures, too. Each measurement runs in a process of its own.
+kind of GGUF and a type of its key/value cache, with `:flash` behind them where attention is to be computed in blocks;
+or `transformers` (float32). The model is the plan's: 256 million random weights (speed does not depend on them). How a
+depth is filled without hours of prefill is in shridhar_ft/speed, by which `speed` of eval measures, too. Each
+measurement runs in a process of its own.
 On a machine that is busy with other work, take --threads 1 and the processor's time a token, which waits for nobody.
 """
 
@@ -27,8 +29,8 @@ from shridhar_ft.speed.gguf import TimedGguf
 from shridhar_ft.speed.hf import TimedTransformers
 from shridhar_ft.speed.timing import SEED_TOKENS, Timed, time_at
 
+VOCABULARY = 50_000
 PLAN = {
-    "vocab_size": 50_000,
     "hidden_size": 1024,
     "intermediate_size": 2816,
     "num_hidden_layers": 16,
@@ -39,23 +41,34 @@ PLAN = {
 }
 
 
-def build(folder: Path, kinds: set[str]) -> None:
-    """The plan's model with random weights, as a folder and as GGUF files beside it."""
+def build(folder: Path, kinds: set[str], sparse: dict[str, int] | None) -> None:
+    """The plan's model with random weights, as a folder and as GGUF files beside it; with layers that slide, or not."""
     import torch
-    from transformers import LlamaConfig
 
-    from shridhar_ft.config import TrainTokenizer
+    from shridhar_ft.config import Model, TrainTokenizer
     from shridhar_ft.export.gguf_convert import write_gguf
-    from shridhar_ft.model.build import build_model
+    from shridhar_ft.model.build import base_config, build_model
     from shridhar_ft.shipped import shipped
     from shridhar_ft.tokenizer import train_tokenizer
 
-    model = build_model(LlamaConfig(**PLAN), 0, "sdpa").to(torch.bfloat16)
-    model.save_pretrained(folder / "model")
+    given: dict[str, Any] = {"from_config": {"model_type": "olmo3" if sparse else "llama", **PLAN}}
+    if sparse:
+        given |= {"attention": "sparse", "sparse": sparse}
+    config = base_config(Model.model_validate(given), VOCABULARY)
+    build_model(config, 0, "sdpa").to(torch.bfloat16).save_pretrained(folder / "model")
     books = [path.read_text(encoding="utf-8") for path in sorted(shipped("recipes/demo/data/books").glob("*.txt"))]
     train_tokenizer(books, TrainTokenizer(vocab_size=600), 4096).save_pretrained(folder / "model")
     for kind in kinds:
         write_gguf(folder / "model", folder / f"{kind}.gguf", kind, "plan")
+
+
+def layers_that_slide(given: str) -> dict[str, int]:
+    """WINDOW:EVERY as a recipe's `sparse`."""
+    try:
+        window, every = map(int, given.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{given}' is not WINDOW:EVERY, e.g. 1024:4") from None
+    return {"window": window, "global_every": every}
 
 
 # -------------------------------------------------------------------------------------------------- engines
@@ -74,11 +87,13 @@ class Cell:
 
 def gguf(folder: Path, cell: Cell) -> dict[str, Any]:
     """One depth of llama.cpp."""
+    from shridhar_ft.export.gguf_attention import in_blocks
     from shridhar_ft.export.gguf_model import GgufModel
 
-    kind, cache = cell.engine.split(":")
+    kind, cache, *flash = cell.engine.split(":")
     window = cell.depth + SEED_TOKENS + cell.decode + 8
-    return figures(cell, TimedGguf(GgufModel(folder / f"{kind}.gguf", window, cache, cell.threads)))
+    attending = in_blocks(cache) if flash else None
+    return figures(cell, TimedGguf(GgufModel(folder / f"{kind}.gguf", window, cache, cell.threads, attending)))
 
 
 def by_transformers(folder: Path, cell: Cell) -> dict[str, Any]:
@@ -113,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--depths", type=int, nargs="+", default=[0, 8192, 32_768, 108_000])
     parser.add_argument("--engines", nargs="+", default=["q8_0:q8_0", "q8_0:f16", "transformers"])
+    parser.add_argument("--sparse", type=layers_that_slide, metavar="WINDOW:EVERY", help="one layer of EVERY sees all")
     parser.add_argument("--prefill", type=int, default=SEED_TOKENS, help=f"tokens that are read, {SEED_TOKENS} at most")
     parser.add_argument("--decode", type=int, default=24, help="tokens that are drawn")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -127,7 +143,7 @@ def main() -> None:
     print(f"memory: {speed / 1e9:.1f} GB/s read by {os.cpu_count()} cores\n", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        build(Path(folder), {engine.split(":")[0] for engine in given.engines if ":" in engine})
+        build(Path(folder), {engine.split(":")[0] for engine in given.engines if ":" in engine}, given.sparse)
         print(
             "| engine | depth | prefill t/s | decode t/s | CPU s a token | GB read a token | memory allows | peak GB |"
         )
@@ -147,7 +163,13 @@ def main() -> None:
                     flush=True,
                 )
     if given.out:
-        result = {"bandwidth_bytes_per_second": speed, "model": PLAN, "rows": rows, **environment()}
+        result = {
+            "bandwidth_bytes_per_second": speed,
+            "model": PLAN,
+            "sparse": given.sparse,
+            "rows": rows,
+            **environment(),
+        }
         Path(given.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

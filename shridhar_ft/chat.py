@@ -57,6 +57,8 @@ class Chat:
             context = context or window_to_talk_in(model, cache, told)
         self.engine: Engine = open_engine(model, context, cache)
         self.window = self.engine.window
+        if self.engine.slower:
+            told(f"chat: {self.engine.slower}")
         self.max_new_tokens, self.greedy = max_new_tokens, greedy
         self._system = [{"role": "system", "content": system}] if system else []
         self.messages: list[dict[str, str]] = list(self._system)

@@ -35,6 +35,8 @@ class Engine(Protocol):
 
     window: int
     """Tokens that fit."""
+    slower: str
+    """A sentence where the memory that is free leaves only a slower way of computing."""
 
     def tokens(self, messages: Messages) -> list[int]:
         """A conversation as token ids, ready for the answer."""
@@ -100,6 +102,7 @@ class TransformersEngine:
         # transformers 5.24 renamed it.
         taken = inspect.signature(self.model.forward).parameters
         self._cache_name = "cache" if "cache" in taken else "past_key_values"
+        self.slower = ""
         self._cache: Any = None
         self._read: list[int] = []
 
@@ -203,7 +206,7 @@ class GgufEngine:
         from shridhar_ft.export.gguf_model import GgufModel
 
         self.model = GgufModel(file, context, cache)
-        self.window = self.model.window
+        self.window, self.slower = self.model.window, self.model.attending.why
         written = self.model.metadata()
         # llama.cpp's tools take a file's sampling settings; llama-cpp-python does not look at them.
         self._sampling = {
@@ -224,6 +227,9 @@ class GgufEngine:
         both = min(len(known), len(ids))
         differing = np.flatnonzero(known[:both] != np.asarray(ids[:both], dtype=known.dtype))
         kept = int(differing[0]) if len(differing) else both
+        if not self.model.keeps(min(kept, len(ids) - 1)):  # llama-cpp-python does not ask
+            self.model.clear()
+            kept = 0
         settings = {"temp": 0.0} if greedy else self._sampling
         for number, token in enumerate(llama.generate(ids, **settings), start=1):
             if self.ends_at(token):

@@ -18,6 +18,8 @@ from pathlib import Path
 import psutil
 
 from shridhar_ft.errors import UserError
+from shridhar_ft.export.gguf_attention import choose_attending
+from shridhar_ft.export.gguf_header import read_header
 from shridhar_ft.export.gguf_model import AS_THE_FILE_SAYS, CACHES, check_cache_type, window_to_talk_in
 from shridhar_ft.model.rope_receipt import need_certified_rope
 
@@ -33,11 +35,13 @@ def server_command(model: Path, context: int, cache: str, port: int) -> list[str
     """
     if model.suffix == ".gguf":
         _need("llama_cpp", "uvicorn", "fastapi", extra="llama-cpp")
+        header = read_header(model)
+        how = choose_attending(header, context or header.window, cache, whole=True)
         as_file = [part for key, value in AS_THE_FILE_SAYS.items() for part in (f"--{key}", str(value))]
         return [
             *(sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--host", HOST, "--port", str(port)),
-            *("--n_ctx", str(context), "--flash_attn", "true", *as_file),
-            *("--type_k", str(CACHES[cache]), "--type_v", str(CACHES[cache])),
+            *("--n_ctx", str(context), "--flash_attn", str(how.flash).lower(), *as_file),
+            *("--type_k", str(CACHES[how.keys]), "--type_v", str(CACHES[how.values]), "--n_ubatch", str(how.batch)),
         ]
     _need("uvicorn", "fastapi", extra="web")
     need_certified_rope(model)
@@ -137,7 +141,7 @@ def serve(model: Path, context: int, cache: str, port: int, say: Callable[[str],
     for wanted in (port, port + 1):
         need_free(wanted)
     if model.suffix == ".gguf" and not context:
-        context = window_to_talk_in(model, cache, say)
+        context = window_to_talk_in(model, cache, say, whole=True)  # its server lets nobody choose
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # what is said here is nobody else's
     import gradio
 

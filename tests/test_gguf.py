@@ -8,11 +8,22 @@ import pytest
 import torch
 from transformers import AutoConfig, GPT2Config, LlamaConfig, Qwen3Config
 
+from shridhar_ft.chat import Chat
 from shridhar_ft.config import Model
 from shridhar_ft.config_rope import Rope
 from shridhar_ft.errors import UserError
+from shridhar_ft.export import gguf_attention
 from shridhar_ft.export.certificate import holds, logits_at, places
+from shridhar_ft.export.gguf_attention import (
+    PLAIN_BATCH,
+    SCORE_BYTES,
+    Attending,
+    choose_attending,
+    in_blocks,
+    plain,
+)
 from shridhar_ft.export.gguf_certificate import PROBE, read_file
+from shridhar_ft.export.gguf_header import CACHE_BYTES, SPARE, read_header
 from shridhar_ft.export.gguf_limits import check_gguf, check_written
 from shridhar_ft.export.gguf_vocab import pre_tokenizer
 from shridhar_ft.model.build import base_config, build_model
@@ -23,6 +34,9 @@ pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
 
 from shridhar_ft.export.gguf_convert import write_gguf
 from shridhar_ft.export.gguf_model import GgufModel
+from shridhar_ft.generation import GgufEngine
+from shridhar_ft.speed.gguf import TimedGguf, _state
+from shridhar_ft.speed.timing import SEED_TOKENS
 
 ORIGINAL, CONTEXT, WINDOW = 128, 1024, 64
 TEXT = np.random.default_rng(1).integers(5, 600, CONTEXT).astype(np.int32)
@@ -138,8 +152,88 @@ def test_losses_are_those_of_transformers_whatever_the_batch(tokenizer, tmp_path
         logits = model(torch.as_tensor(ids, dtype=torch.long)[None]).logits[0, :-1]
     wanted = torch.nn.functional.cross_entropy(logits, torch.as_tensor(ids[1:], dtype=torch.long), reduction="none")
     for batch in (7, 512):
-        found = GgufModel(tmp_path / "tiny.gguf", 128, "f32", batch=batch, flash=False).nats(ids)
+        found = GgufModel(tmp_path / "tiny.gguf", 128, "f32", attending=plain("f32", batch)).nats(ids)
         assert np.allclose(found, wanted.numpy(), atol=1e-4)
+
+
+@pytest.fixture
+def sliding(tokenizer, tmp_path: Path) -> Path:
+    """A GGUF of which three of four layers slide over WINDOW tokens."""
+    model = tiny("olmo3", {"type": "yarn"})
+    write_gguf(saved(model, tokenizer, tmp_path / "model"), tmp_path / "tiny.gguf", "f32", "tiny")
+    return tmp_path / "tiny.gguf"
+
+
+def test_layers_that_slide_hold_their_window_only(sliding: Path) -> None:
+    header = read_header(sliding)
+    assert (header.sliding_window, header.slides) == (WINDOW, [True, True, True, False])
+    near = 768  # the window and a batch, rounded as llama.cpp does
+    assert header.cache_bytes(10_000, "f16") == (10_000 + 3 * near) * 2 * (32 + 32) * 2
+    assert header.cache_bytes(256, "f16") == 4 * 256 * 2 * (32 + 32) * 2
+    fits = header.longest_that_fits("f16", header.cache_bytes(640, "f16"))
+    assert fits == 512 and header.cache_bytes(CONTEXT, "f16") > header.cache_bytes(640, "f16")
+
+
+def test_a_cut_that_a_window_has_slid_past_is_not_gone_on_from(sliding: Path) -> None:
+    model = GgufModel(sliding, CONTEXT, "f32")
+    ids, asked = TEXT[:1000], np.ones(1, dtype=bool)
+    fresh = {length: model.logits_at(ids[:length], [length - 1])[0] for length in (200, 900)}
+    model.logits_at(ids, [999])
+    assert not model.keeps(200) and not model.cut_back(200)
+    assert model.cut_back(899)
+    model.decode(ids[899:900], 899, asked)
+    assert np.allclose(model._logits(0), fresh[900], atol=1e-4)
+    model.llama._ctx.kv_cache_seq_rm(0, 199, -1)  # what llama.cpp does when it is told to
+    model.decode(ids[199:200], 199, asked)
+    assert not np.allclose(model._logits(0), fresh[200], atol=1e-2)
+
+
+def test_a_chat_reads_anew_what_a_window_has_slid_past(sliding: Path) -> None:
+    said: list[int] = []
+    prompt = [int(token) for token in TEXT[:950]]
+    other = [*prompt[:150], *prompt[200:260]]
+    engine = GgufEngine(sliding, CONTEXT, "f32")
+    assert engine.generate(prompt, 4, True, lambda _: None) == 950
+    assert engine.generate([*prompt, 7], 4, True, lambda _: None) < 950
+    assert engine.generate(other, 6, True, said.append) == len(other)
+    fresh: list[int] = []
+    GgufEngine(sliding, CONTEXT, "f32").generate(other, 6, True, fresh.append)
+    assert said == fresh
+
+
+@pytest.mark.parametrize("attending", [plain("q8_0"), in_blocks("q8_0")], ids=["plain", "in blocks"])
+@pytest.mark.parametrize("kind", ["llama", "olmo3"])
+def test_a_depth_is_filled_as_reading_leaves_it(kind: str, attending: Attending, tokenizer, tmp_path: Path) -> None:
+    model = tiny(kind, {"type": "none"})
+    write_gguf(saved(model, tokenizer, tmp_path / "model"), tmp_path / "tiny.gguf", "f16", "tiny")
+    timed = TimedGguf(GgufModel(tmp_path / "tiny.gguf", CONTEXT, "q8_0", attending=attending))
+    timed.at(SEED_TOKENS)
+    assert np.array_equal(_state(timed.model), timed._seed)
+    each = timed.at(CONTEXT - 8)
+    header = read_header(tmp_path / "tiny.gguf")
+    held = sum(WINDOW if slides else CONTEXT - 8 for slides in header.slides)
+    a_cell = 2 * 32 * (CACHE_BYTES[attending.keys] + CACHE_BYTES[attending.values])
+    assert each * (CONTEXT - 8) == pytest.approx(held * a_cell, rel=0.2)  # and of each cell its place
+    timed.read(np.arange(4))
+    timed.draw(5)
+
+
+def test_attention_is_plain_where_it_fits_and_else_says_what_it_would_need(sliding: Path, monkeypatch) -> None:
+    header = read_header(sliding)
+    assert header.heads == 4
+    wanted = plain("q8_0")
+    assert (wanted.keys, wanted.values, wanted.flash) == ("q8_0", "f16", False)
+    needed = wanted.bytes_of(header, CONTEXT)
+    assert needed == header.cache_bytes(CONTEXT, "q8_0", "f16", PLAIN_BATCH) + SCORE_BYTES * PLAIN_BATCH * 4 * CONTEXT
+    assert wanted.bytes_of(header, CONTEXT, whole=True) - needed == 3 * (CONTEXT - 256) * 2 * 32 * (34 / 32 + 2)
+    monkeypatch.setattr(gguf_attention, "free_bytes", lambda: SPARE + needed)
+    assert choose_attending(header, CONTEXT, "q8_0") == wanted
+    monkeypatch.setattr(gguf_attention, "free_bytes", lambda: SPARE + needed - 1)
+    other = choose_attending(header, CONTEXT, "q8_0")
+    assert other.flash and other.keys == other.values == "q8_0" and "it would need 0.0 GB for 1,024 tokens" in other.why
+    told: list[str] = []
+    Chat(sliding, context=CONTEXT, cache="q8_0", told=told.append)
+    assert told == [f"chat: {other.why}"]
 
 
 # ------------------------------------------------------------------------------------------------ refusals

@@ -8,16 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shridhar_ft.config import Model
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.errors import UserError
+from shridhar_ft.model.build import base_config, build_model
+from shridhar_ft.plan import memory
 from shridhar_ft.plan.choosing import EXACT, Step, as_needed
 from shridhar_ft.plan.disk import written
 from shridhar_ft.plan.layout import Layout, layout_here, layout_of_config
-from shridhar_ft.plan.memory import GIB, MIB, footprint
+from shridhar_ft.plan.memory import GIB, MIB, SAVED, footprint
 from shridhar_ft.plan.models import known_bases
 from shridhar_ft.plan.shapes import shape_of
 from shridhar_ft.plan.sizes import quantized_bits, sizes_of
@@ -217,6 +221,37 @@ def test_each_measurement_is_saved_where_the_best_one_is_kept() -> None:
         return written(sizes_of(tiny, tuning), tuning, (), Layout(), False, steps=50).saves
 
     assert (saves("last"), saves("best")) == (2, 10)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "olmo3"])
+def test_a_layer_saves_what_the_formula_counts(family: str) -> None:
+    tokens = 256
+    small = {"hidden_size": 64, "intermediate_size": 176, "num_attention_heads": 4, "num_key_value_heads": 2}
+    small |= {"head_dim": 16} if family in ("qwen3", "gemma3_text") else {}
+
+    def saved(layers: int) -> int:
+        config = base_config(
+            Model.model_validate({"from_config": {"model_type": family, "num_hidden_layers": layers, **small}}), 500
+        )
+        model = build_model(config, 0, "shridhar_sdpa").train()
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        held: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            kept = model.model(torch.arange(tokens)[None], position_ids=torch.arange(tokens)[None])
+        assert kept is not None  # until here: what it saved is not freed and counted twice
+        return sum(held.values())
+
+    shape = shape_of({"model_type": family, "num_hidden_layers": 1, **small}, 500)
+    assert shape is not None
+    counted = memory._layer(shape, True, tokens, (), made=4, carried=4, of_trained=4)
+    assert (saved(4) - saved(2)) / 2 == pytest.approx(sum(counted[name] for name in SAVED), rel=0.02)
 
 
 def test_footprint_of_a_tiny_step_is_the_process() -> None:

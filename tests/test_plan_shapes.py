@@ -86,7 +86,19 @@ def test_the_meta_device_and_the_formula_say_the_same(family: str) -> None:
     config = CONFIG_MAPPING[family](**SMALL | TOKENS)
     counted, formula = shape_on_meta(config), shape_of({"model_type": family, **SMALL})
     assert formula is not None
-    for name in ("total", "linear", "head", "linears", "queries", "keys", "tied", "windows", "positions", "tiles"):
+    for name in (
+        "total",
+        "linear",
+        "head",
+        "linears",
+        "queries",
+        "keys",
+        "tied",
+        "windows",
+        "positions",
+        "tiles",
+        "normed",
+    ):
         assert getattr(counted, name) == getattr(formula, name), name
 
 

@@ -100,8 +100,8 @@ class GgufReader:
         return rows
 
     def _cut_back(self) -> None:
-        if not self.model.llama._ctx.kv_cache_seq_rm(0, len(self._read) - 1, -1):
-            self.read(list(self._read))  # a cache that cannot be cut back: recurrent layers
+        if not self.model.cut_back(len(self._read) - 1):
+            self.read(list(self._read))  # recurrent layers, or sliding ones behind a long answer
 
     def sample(
         self, prompts: Sequence[Sequence[int]], tokens: int, temperature: float, top_p: float, seed: int

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shridhar_ft.export.certificate import Places, compare
+from shridhar_ft.export.gguf_attention import PLAIN_BATCH, plain
 from shridhar_ft.export.gguf_limits import check_written
 from shridhar_ft.export.gguf_model import GgufModel, has_llama_cpp
 from shridhar_ft.export.gguf_vocab import OTHERS, PROBE, share_of_others
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 SAMPLE = 2048  # tokens of the certificate's text that are written out and read again
-LONG = 16_384  # tokens beyond which fewer are read at once, as attention's scores are kept whole
 REAL = 0.2  # random ids do not come back from their own text; a text's do, special tokens aside
 CONVERSATION = [
     {"role": "user", "content": "Что такое терпение? 1234 — кр̣ш̣н̣а"},
@@ -37,11 +37,7 @@ def cache_for(config: "PreTrainedConfig", tokens: int) -> str:
     Raises:
         OutOfMemory: Neither fits.
     """
-    return cache_type(config, tokens, _batch(tokens))
-
-
-def _batch(tokens: int) -> int:
-    return 512 if tokens <= LONG else 64
+    return cache_type(config, tokens, PLAIN_BATCH)
 
 
 def read_file(
@@ -74,7 +70,7 @@ def read_file(
     # float32 keys and values and plain attention: what is compared is the file, and not how a cache rounds.
     # At 108,000 tokens those of a large model are more than a machine's memory, and then 16 bits have to do.
     cache = cache_for(config, len(text))
-    model = GgufModel(file, context=len(text), cache=cache, flash=False, batch=_batch(len(text)))
+    model = GgufModel(file, context=len(text), cache=cache, attending=plain(cache))
     logits = torch.from_numpy(model.logits_at(text, where.all))
     found = compare(trained, logits[:, : trained.shape[1]], where)
     found["cache"] = cache

@@ -8,6 +8,7 @@ The format: github.com/ggml-org/ggml, docs/gguf.md.
 
 import mmap
 import struct
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 
 SPARE = 512 << 20  # bytes left for llama.cpp's own buffers and everybody else
 ROUND = 256  # llama.cpp's windows are multiples of it
 SHORTEST = 512  # tokens: a shorter window holds no conversation
+BATCH = 512  # tokens read at once; sliding layers keep so many beyond their window
+_EVERY = {"gemma3": 6, "olmo2": 4}
+"""Every n-th layer sees all where a file has sliding layers and no pattern: llama.cpp's own, by architecture."""
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _BLOCKS = {
@@ -53,24 +57,56 @@ class Header:
         """Tokens that the model was made for; 0 where the file does not say."""
         return int(self._of("context_length", 0))
 
-    def cache_bytes(self, tokens: int, cache: str) -> int:
+    @property
+    def sliding_window(self) -> int:
+        """Tokens that a token of a sliding layer sees, itself included; 0 where no layer slides."""
+        return int(self._of("attention.sliding_window", 0))
+
+    @property
+    def slides(self) -> list[bool]:
+        """Which layers slide, as far as is known: of a pattern that is not, all are taken to see the whole window."""
+        layers = int(self._of("block_count", 0))
+        every = self._of("attention.sliding_window_pattern", _EVERY.get(str(self.metadata.get("general.architecture"))))
+        if not self.sliding_window or every is None:
+            return [False] * layers
+        return list(every) if isinstance(every, list) else [bool((layer + 1) % every) for layer in range(layers)]
+
+    @property
+    def heads(self) -> int:
+        """Query heads of the widest layer."""
+        heads = self._of("attention.head_count", 0)
+        return max(heads) if isinstance(heads, list) else int(heads)
+
+    def cache_bytes(
+        self, tokens: int, cache: str, values: str | None = None, batch: int = BATCH, whole: bool = False
+    ) -> int:
         """Bytes of the keys and values of a window; 0 where the file does not say how large they are.
 
-        llama-cpp-python keeps the whole window for sliding layers too.
+        Args:
+            tokens: Of the window.
+            cache: Type of the keys, one of CACHE_BYTES.
+            values: Type of the values, where it is another.
+            batch: Tokens computed at once, which layers that slide keep beyond their own window.
+            whole: Whether layers that slide keep everything, too.
         """
-        layers = int(self._of("block_count", 0))
-        heads = self._of("attention.head_count", 0)
-        of_keys = self._of("attention.head_count_kv", heads)
-        widest = max(heads) if isinstance(heads, list) else heads
-        own = self._of("embedding_length", 0) // widest if widest else 0
-        width = self._of("attention.key_length", own) + self._of("attention.value_length", own)
-        all_heads = sum(of_keys) if isinstance(of_keys, list) else layers * of_keys
-        return int(all_heads * width * tokens * CACHE_BYTES[cache])
+        own = self._of("embedding_length", 0) // self.heads if self.heads else 0
+        width = self._of("attention.key_length", own) * CACHE_BYTES[cache]
+        width += self._of("attention.value_length", own) * CACHE_BYTES[values or cache]
+        of_keys = self._of("attention.head_count_kv", self._of("attention.head_count", 0))
+        each = of_keys if isinstance(of_keys, list) else [of_keys] * int(self._of("block_count", 0))
+        near = tokens if whole else min(tokens, -(-(self.sliding_window + batch) // ROUND) * ROUND)
+        held = sum(count * (near if slides else tokens) for count, slides in zip(each, self.slides, strict=True))
+        return int(held * width)
 
-    def longest_that_fits(self, cache: str, free: int) -> int:
+    def longest_that_fits(self, cache: str, free: int, whole: bool = False) -> int:
         """Tokens of the longest window whose keys and values fit into so many bytes, rounded as llama.cpp does."""
-        each = self.cache_bytes(ROUND, cache)
-        return self.window if not each else min(self.window or free, free // each * ROUND)
+        if not self.cache_bytes(ROUND, cache):
+            return self.window
+        most = self.window or free
+        windows = range(ROUND, most + ROUND, ROUND)
+        return min(
+            most, ROUND * bisect_right(windows, free, key=lambda tokens: self.cache_bytes(tokens, cache, whole=whole))
+        )
 
     def _of(self, key: str, default: Any) -> Any:  # noqa: ANN401 - a number, or one for each layer
         return self.metadata.get(f"{self.metadata.get('general.architecture')}.{key}", default)
@@ -170,12 +206,13 @@ def check_cache(header: Header, tokens: int, cache: str) -> None:
     )
 
 
-def fitting_window(file: Path, cache: str) -> tuple[int, str | None]:
+def fitting_window(file: Path, cache: str, whole: bool = False) -> tuple[int, str | None]:
     """The window to talk in where nobody named one: the file's own, or the longest that fits into memory.
 
     Args:
         file: The GGUF.
         cache: Type of the key/value cache.
+        whole: Whether layers that slide keep the whole window.
 
     Returns:
         Tokens (0 for the file's own), and a sentence where it is shorter than the file's own.
@@ -186,9 +223,9 @@ def fitting_window(file: Path, cache: str) -> tuple[int, str | None]:
     header = read_header(file)
     # The weights are mapped: they need no memory of their own, and without it every token would read the disk.
     room = free_bytes() - file.stat().st_size - SPARE
-    if header.cache_bytes(header.window, cache) <= room:
+    if header.cache_bytes(header.window, cache, whole=whole) <= room:
         return 0, None
-    fits = header.longest_that_fits(cache, max(room, 0))
+    fits = header.longest_that_fits(cache, max(room, 0), whole)
     if fits < SHORTEST:
         raise UserError(
             f"{file}: it takes {file.stat().st_size / 1e9:,.1f} GB, and with what is free beside it not even a window "

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from shridhar_ft.errors import UserError
-from shridhar_ft.export.gguf_header import check_cache, fitting_window, read_header
+from shridhar_ft.export.gguf_attention import Attending, choose_attending
+from shridhar_ft.export.gguf_header import BATCH, check_cache, fitting_window, read_header
 
 CACHES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 """Types of the key/value cache, by ggml's numbers."""
@@ -33,14 +34,20 @@ def check_cache_type(cache: str) -> None:
         raise UserError(f"--cache {cache}: no key/value cache has that type; take one of {', '.join(CACHES)}")
 
 
-def window_to_talk_in(file: Path, cache: str, told: Callable[[str], None]) -> int:
+def window_to_talk_in(file: Path, cache: str, told: Callable[[str], None], whole: bool = False) -> int:
     """The window of a GGUF where nobody named one: 0 for the file's own, or as much of it as fits into memory.
+
+    Args:
+        file: The GGUF.
+        cache: Type of the key/value cache.
+        told: Told where it is shorter than the file's own.
+        whole: Whether layers that slide keep the whole window.
 
     Raises:
         UserError: No such cache, a damaged file, or no room for any window.
     """
     check_cache_type(cache)
-    window, why = fitting_window(file, cache)
+    window, why = fitting_window(file, cache, whole)
     if why is not None:
         told(f"chat: {why}")
     return window
@@ -69,8 +76,7 @@ class GgufModel:
         context: int = 0,
         cache: str = "f16",
         threads: int | None = None,
-        batch: int = 512,
-        flash: bool = True,
+        attending: Attending | None = None,
     ) -> None:
         """
         Args:
@@ -78,9 +84,8 @@ class GgufModel:
             context: Tokens of the window; 0 takes the file's own.
             cache: Type of the key/value cache, one of CACHES.
             threads: For prefill and decode; None takes the machine's.
-            batch: Tokens that are read at once.
-            flash: Attention in blocks. On a CPU it rounds to 16 bits whatever the cache's type (3e-4 in a logit, where
-                the plain one has 5e-7), and needs no memory for scores: without it batch × window × heads × 4 bytes.
+            attending: How; None takes what is fastest of what fits. In blocks it rounds to 16 bits whatever the
+                cache's type (3e-4 in a logit, where plain attention in float32 has 5e-7).
 
         Raises:
             UserError: llama-cpp-python is missing, the file is damaged or unknown to llama.cpp, or the window does not
@@ -92,6 +97,7 @@ class GgufModel:
         header = read_header(file)
         wanted = context or header.window
         check_cache(header, wanted, cache)
+        self.attending = attending or choose_attending(header, wanted, cache)
         import llama_cpp
 
         silence()
@@ -100,13 +106,14 @@ class GgufModel:
             self.llama: Any = llama_cpp.Llama(
                 model_path=str(file),
                 n_ctx=context,
-                n_batch=batch,
-                n_ubatch=batch,
+                n_batch=max(BATCH, self.attending.batch),
+                n_ubatch=self.attending.batch,
                 n_threads=threads,
                 n_threads_batch=threads,
-                type_k=CACHES[cache],
-                type_v=CACHES[cache],
-                flash_attn=flash,
+                type_k=CACHES[self.attending.keys],
+                type_v=CACHES[self.attending.values],
+                flash_attn=self.attending.flash,
+                swa_full=False,  # sliding layers keep their window and a batch, not all: see `keeps`
                 verbose=False,
                 **AS_THE_FILE_SAYS,
             )
@@ -123,7 +130,9 @@ class GgufModel:
         self.file = file
         self.window = int(self.llama.n_ctx())
         self.vocab_size = int(self.llama.n_vocab())
-        self.batch = batch
+        self.batch = BATCH
+        """Tokens that are given at once."""
+        self.sliding_window = header.sliding_window
 
     def close(self) -> None:
         """Free its memory now."""
@@ -167,6 +176,23 @@ class GgufModel:
         """Empty the window."""
         self.llama._ctx.kv_cache_clear()
         self.llama.reset()
+
+    def keeps(self, length: int) -> bool:
+        """Whether what was read can be cut back to so many tokens and gone on from.
+
+        Sliding layers have let go of what no token to come would see. llama.cpp cuts back all the same, and would
+        answer from what is left.
+        """
+        import llama_cpp
+
+        if not self.sliding_window or not length:
+            return True
+        first = llama_cpp.llama_memory_seq_pos_min(llama_cpp.llama_get_memory(self.llama.ctx), 0)
+        return 0 <= first <= max(0, length - self.sliding_window)
+
+    def cut_back(self, length: int) -> bool:
+        """Forget all but the first tokens; False where that cannot be done: then nothing has changed."""
+        return self.keeps(length) and bool(self.llama._ctx.kv_cache_seq_rm(0, length, -1))
 
     def decode(self, ids: np.ndarray, begin: int, logits: np.ndarray) -> None:
         """Read tokens at the positions from `begin` on; `logits` says at which of them logits are made (bool)."""

@@ -6,8 +6,8 @@
         first     every gradient, what one layer works on
         update    every gradient
 
-What a layer keeps and works on is counted from transformers' llama in eager mode; other decoders differ by a norm or
-two. On a CPU it holds with the allocator set as model/memory.py's use_huge_pages sets it: glibc's own habits add up to
+What a layer keeps and works on is counted from transformers' llama in eager mode, with what other decoders norm beside
+it. On a CPU it holds with the allocator set as model/memory.py's use_huge_pages sets it: glibc's own habits add up to
 a half.
 """
 
@@ -137,6 +137,7 @@ def _layer(
     # Saved a token. A norm: its input, the scaled input, its output as each of its readers casts it.
     readers = 3 if made == 2 and carried == 4 else 1
     norm = hidden * (carried + (0 if tiled else 4) + readers * made)
+    others = (shape.normed - 2 * hidden) * (made + 4)  # of queries and keys, and of what goes back: nothing casts those
     # Beside it in the backward pass: the gradients on their way, and the MLP's, or a tile's.
     weight = 3 * hidden * shape.intermediate
     if tiled:
@@ -144,7 +145,7 @@ def _layer(
     else:
         inside = tokens * 2 * made * shape.intermediate + (of_trained * weight if full else 0)
     return {
-        "norms": 2 * tokens * norm,
+        "norms": tokens * (2 * norm + others),
         "attention": tokens * (made * 2 * shape.queries + 4 * shape.heads),
         "kv": tokens * made * 2 * shape.keys,
         "mlp": 0 if tiled else tokens * 4 * made * shape.intermediate,  # gate, its activation, up, their product

@@ -6,7 +6,7 @@ from shridhar_ft.plan.shapes import Shape
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def shape_on_meta(config: "PreTrainedConfig") -> Shape:
@@ -44,11 +44,20 @@ def shape_on_meta(config: "PreTrainedConfig") -> Shape:
         tied=tied,
         linears={name: _mean(sizes, layers) for name, sizes in found.items()},
         biases=0,
+        normed=_normed(model, config.hidden_size, config.num_attention_heads * dim + keys),
         norms=rest,  # with biases, and whatever else is no matrix of a linear layer
         tiles=_tiles(model),
         positions=getattr(config, "max_position_embeddings", 0),
         windows=tuple(window if kind == "sliding_attention" else 0 for kind in kinds) if kinds else (0,) * layers,
     )
+
+
+def _normed(model: "PreTrainedModel", hidden: int, heads: int) -> int:
+    """Numbers of a token that the norms of the first decoder layer take in."""
+    inside = [name for name, _ in model.named_modules() if ".layers.0." in name or name.startswith("layers.0.")]
+    over = sum(name.endswith("norm") for name in inside)
+    over_heads = any(name.endswith(("q_norm", "k_norm")) for name in inside)
+    return (over - 2 * over_heads) * hidden + heads * over_heads
 
 
 def _mean(sizes: list[tuple[int, int]], layers: int) -> tuple[int, int]:

@@ -115,6 +115,8 @@ class Shape:
     """Numbers in the biases of all linear layers."""
     norms: int
     """Numbers in all norms."""
+    normed: int
+    """Numbers of a token that the norms of one decoder layer take in: two hidden states, or four; queries and keys."""
     tiles: bool = True
     """Whether every layer has an MLP that works token by token."""
     positions: int = 0
@@ -198,6 +200,7 @@ def shape_of(config: dict[str, Any], vocabulary: int | None = None) -> Shape | N
         linears=linears,
         biases=layers * biased,
         norms=layers * (family.norms * hidden + over_heads) + hidden,
+        normed=family.norms * hidden + (0 if family.head_norms == "none" else queries + keys),
         positions=given["max_position_embeddings"],
         windows=_windows(family, given, layers),
     )

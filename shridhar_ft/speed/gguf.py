@@ -59,8 +59,8 @@ def _state(model: "GgufModel") -> np.ndarray:
 def fill(model: "GgufModel", state: np.ndarray, depth: int) -> int:
     """Repeat the cells of a state until a depth is full; returns bytes a token.
 
-    The format is llama.cpp's own (llama_kv_cache::state_write): magic, sequence, streams, cells; position, number
-    of sequences and sequence of each cell; then type, row size and rows of the keys of each layer, and of the values.
+    The format is llama.cpp's own: magic and sequence, then a cache, and of sliding layers another one
+    (llama_kv_cache_iswa::state_write), which holds the end of the depth alone.
 
     Args:
         model: Its window is empty.
@@ -68,31 +68,53 @@ def fill(model: "GgufModel", state: np.ndarray, depth: int) -> int:
         depth: Tokens.
 
     Raises:
-        UserError: The cache is laid out otherwise, e.g. in two, for layers that slide.
+        UserError: A cache is laid out otherwise.
     """
     import llama_cpp
 
-    other = UserError(f"{model.file}: llama.cpp keeps its cache otherwise than of plain layers; no depth can be filled")
-    head = state[:16].view(np.uint32)
-    if head[2] != 1 or head[3] != SEED_TOKENS:
-        raise other
-    cells = np.zeros((depth, 3), dtype=np.int32)
-    cells[:, 0], cells[:, 1] = np.arange(depth), 1
-    pieces = [state[:12], np.array([depth], np.uint32).view(np.uint8), cells.reshape(-1).view(np.uint8)]
-    at = 16 + SEED_TOKENS * 12
-    transposed, layers = state[at : at + 8].view(np.uint32)
-    if transposed:
-        raise other
-    pieces.append(state[at : at + 8])
-    at += 8
-    for _ in range(2 * int(layers)):
-        row = int(state[at + 4 : at + 12].view(np.uint64)[0])
-        rows = state[at + 12 : at + 12 + row * SEED_TOKENS].reshape(SEED_TOKENS, row)
-        pieces += [state[at : at + 12], np.resize(rows, (depth, row)).reshape(-1)]
-        at += 12 + row * SEED_TOKENS
+    pieces, at = [state[:8]], 8
+    for begin in (0, max(0, depth - (model.sliding_window or depth))):
+        if at < len(state):
+            filled, at = _repeated(state, at, begin, depth)
+            pieces += filled
     if at != len(state):
-        raise other
+        raise UserError(f"{model.file}: llama.cpp keeps its cache otherwise than known here; no depth can be filled")
     whole = np.concatenate(pieces)
     pointer = whole.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
     assert llama_cpp.llama_state_seq_set_data(model.llama.ctx, pointer, len(whole), 0) == len(whole)
     return len(whole) // depth
+
+
+def _repeated(state: np.ndarray, at: int, begin: int, end: int) -> tuple[list[np.ndarray], int]:
+    """One cache with its cells repeated, and where it ended; a place beyond the state where it is of no such kind.
+
+    Its format (llama_kv_cache::state_write): streams, cells; position, number of sequences and sequence of each cell;
+    whether values are transposed, layers; then type, row size and rows of the keys of each layer, and of the values;
+    of transposed ones type, size and number of their numbers, and each number of all cells.
+
+    Args:
+        state: Bytes.
+        at: Where the cache begins.
+        begin: Position of the first cell that is made.
+        end: Position after the last.
+    """
+    unknown = [state[:0]], len(state) + 1
+    streams, held = (int(number) for number in state[at : at + 8].view(np.uint32))
+    if streams != 1 or not 0 < held <= SEED_TOKENS:
+        return unknown
+    cells = np.zeros((end - begin, 3), dtype=np.int32)
+    cells[:, 0], cells[:, 1] = np.arange(begin, end), 1
+    pieces = [state[at : at + 4], np.array([len(cells)], np.uint32).view(np.uint8), cells.reshape(-1).view(np.uint8)]
+    at += 8 + held * 12
+    transposed, layers = (int(number) for number in state[at : at + 8].view(np.uint32))
+    pieces.append(state[at : at + 8])
+    at += 8
+    for part in range(2 * layers):
+        size, count = state[at + 4 : at + 12].view(np.uint32)  # a row's size is 64 bits wide, and small
+        across = transposed and part >= layers
+        rows = (count, held, size) if across else (1, held, size)
+        taken = int(np.prod(rows, dtype=np.int64))
+        kept = np.take(state[at + 12 : at + 12 + taken].reshape(rows), np.arange(len(cells)) % held, axis=1)
+        pieces += [state[at : at + 12], kept.reshape(-1)]
+        at += 12 + taken
+    return pieces, at
