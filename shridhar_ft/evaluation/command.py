@@ -85,6 +85,8 @@ def run_eval(
     label = target.folder if run.root == (target.run.root if target.run else None) else _label(target)
     folder = run.root / "eval" / label
     reader = open_reader(target, recipe, context)
+    if isinstance(reader, GgufReader) and reader.model.attending.why:
+        say(f"eval: {reader.model.attending.why}")
     say(f"eval: {target.name}, a window of {reader.window:,} tokens, on the texts of {run.root}")
     if lm_eval is not None:
         return write_tasks(reader, wanted, materials, Path(lm_eval), recipe.seed), Path(lm_eval)

@@ -1,9 +1,9 @@
 """How llama.cpp attends on a CPU: plainly where that fits into the memory that is free, in blocks where it does not.
 
 In blocks ("flash") it reads each query head's keys and values token by token and converts them again for each; plainly
-it multiplies matrices. Behind 108,000 tokens plain attention decodes and reads three to nine times as fast, and it
-rounds less. It needs memory for the scores of all heads, which is little where few tokens are read at once, and it
-takes no quantised values (docs/LOG.md has the figures).
+it multiplies matrices. Far into a window plain attention decodes two to four times and reads five to eight times as
+fast, and it rounds less. It needs memory for the scores of all heads, which is little where few tokens are read at
+once, and it takes no quantised values (figures: docs/LOG.md).
 """
 
 from dataclasses import dataclass
