@@ -23,10 +23,12 @@ def by_transformers(model: Path, ids: np.ndarray) -> np.ndarray:
     import torch
     from transformers import AutoConfig
 
+    from shridhar_ft.export.kernel import kernel_for
     from shridhar_ft.model.build import load_model
     from shridhar_ft.scoring import log_probs
 
-    loaded = load_model(model, AutoConfig.from_pretrained(model), "sdpa", torch.float32)
+    config = AutoConfig.from_pretrained(model)
+    loaded = load_model(model, config, kernel_for(config, len(ids), torch.device("cpu")), torch.float32)
     tokens = torch.as_tensor(ids, dtype=torch.long)[None]
     positions = torch.arange(len(ids))[None]
     return -log_probs(loaded, tokens, tokens, positions)[0].numpy()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from shridhar_ft.errors import UserError, first_line
+from shridhar_ft.export.kernel import kernel_for
 from shridhar_ft.model.build import refuse_pickles
 from shridhar_ft.model.rope import copied
 from shridhar_ft.model.rope_receipt import need_certified_rope, need_rope
@@ -82,7 +83,7 @@ class TransformersEngine:
         """
         import torch
         from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         hush_libraries()
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
@@ -90,7 +91,11 @@ class TransformersEngine:
         refuse_pickles(folder)
         need_certified_rope(folder)
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+            kernel = kernel_for(config, config.max_position_embeddings, torch.device(device))
+            loaded = AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, attn_implementation=kernel
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise UserError(
                 f"{folder}: no model can be read there ({first_line(error)}); copy its files again, or export it anew"

@@ -8,6 +8,7 @@ from transformers import Gemma3TextConfig, LlamaConfig
 from shridhar_ft.evaluation.measures import score
 from shridhar_ft.evaluation.speed import Settings, Speed
 from shridhar_ft.model.build import build_model
+from shridhar_ft.model.interface import SDPA
 from shridhar_ft.speed.bounds import memory_rate
 from shridhar_ft.speed.hf import TimedTransformers
 from shridhar_ft.speed.timing import SEED_TOKENS, time_at
@@ -68,6 +69,12 @@ def test_weights_count_the_head_once_and_the_table_of_an_untied_embedding_not(ll
     untied = TimedTransformers(model)
     assert untied.parameters == model.num_parameters() - 300 * 32, "one row of it is read a token"
     assert untied.weights == 4 * untied.parameters
+
+
+def test_a_model_is_timed_with_our_attention() -> None:
+    timed = TimedTransformers(build_model(LlamaConfig(**SIZES), 0, SDPA).eval())
+    found = time_at(timed, 100, 8, 2)
+    assert found.read[0] > 0 and len(found.drawn) == 2
 
 
 def test_times_are_positive_and_of_each_token(llama) -> None:

@@ -44,6 +44,7 @@ def model_on_disk(
     config: "PreTrainedConfig",
     tensors: Mapping[str, Read],
     device: "torch.device",
+    kernel: str,
     adapter: str | None = None,
 ) -> Any:  # noqa: ANN401 - a model of transformers or peft
     """A causal language model that computes in float32 and holds one layer's weights at a time.
@@ -52,6 +53,7 @@ def model_on_disk(
         config: The model's, its vocabulary that of the tensors.
         tensors: How to read each weight, by its name in the model; a tied head may be missing.
         device: Where it computes.
+        kernel: Attention, by transformers' name.
         adapter: Folder of an adapter that is attached.
     """
     import torch
@@ -63,7 +65,7 @@ def model_on_disk(
     import shridhar_ft.model.interface  # noqa: F401 - registers its functions
 
     with init_empty_weights():  # parameters have no memory; buffers, the frequencies of RoPE among them, are computed
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=kernel)
     model.tie_weights()  # which the empty ones have lost
     forget_lengths(model)
     embeddings, head = (f"{name}.weight" for name in end_names(model))

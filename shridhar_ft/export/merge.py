@@ -27,6 +27,7 @@ from shridhar_ft.export.answers import (
 from shridhar_ft.export.certificate import TOLERANCES, compare, holds, places
 from shridhar_ft.export.gguf_certificate import cache_for, read_file, unread
 from shridhar_ft.export.gguf_convert import write_gguf
+from shridhar_ft.export.kernel import kernel_for
 from shridhar_ft.export.memory import need_whole, parameters_of
 from shridhar_ft.export.merge_stream import Plan, plan_merge
 from shridhar_ft.export.room import need_room
@@ -137,6 +138,7 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
             "artefacts": ["base + adapter" if merge.weights.adapters else "trained", *comparisons],
             "not_read": skipped,
             "not_computed": answers.not_computed,
+            "attention": kernel_for(claimed, len(merge.text), device()),
             "weights_read": "whole" if layered is None else "from the disk, layer by layer",
             "tolerances": {
                 name: dict(

@@ -50,6 +50,7 @@ def merged_onto_unquantised(
     trained: "torch.Tensor",
     where: Places,
     device: "torch.device",
+    kernel: str,
 ) -> dict[str, dict[str, Any]]:
     """How far the answers of a merge onto the base as its author stored it lie off.
 
@@ -61,10 +62,11 @@ def merged_onto_unquantised(
         trained: Logits of base + adapter at `where`, (P, V).
         where: Positions.
         device: Where it computes.
+        kernel: Attention, as the trained model's.
     """
     import torch
 
     beneath = Weights(weights.base, weights.revision, weights.adapters[:-1])
-    base: Any = load_weights(beneath, copied(config), tokenizer, "sdpa", torch.float32)[0]
+    base: Any = load_weights(beneath, copied(config), tokenizer, kernel, torch.float32)[0]
     plain = merged(load_adapter(base.to(device), weights.adapters[-1], trainable=False))
     return {"merged onto the unquantised base": compare(trained, logits_at(plain, text, where.all), where)}

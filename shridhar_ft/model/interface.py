@@ -183,8 +183,10 @@ def _calls(
     ends, positions = options.get("cu_seq_lens_q"), options.get("position_ids")
     if ends is not None:
         positions = None
-    version = next((part._version for part in (ends, positions) if part is not None), 0)
-    return _planned(ends, positions, version, shape, window, block, device)
+    given = next((part for part in (ends, positions) if part is not None), None)
+    if given is not None and given.is_inference():  # it counts no versions: planned anew for each layer
+        return _planned.__wrapped__(ends, positions, 0, shape, window, block, device)
+    return _planned(ends, positions, 0 if given is None else given._version, shape, window, block, device)
 
 
 @lru_cache(maxsize=4)  # a tensor is its own key, `version` its contents
