@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _sliding import model_section, sparse
 
 from shridhar_ft.runfolder import environment, peak_rss_bytes
 from shridhar_ft.speed.bounds import memory_rate
@@ -41,7 +42,7 @@ PLAN = {
 }
 
 
-def build(folder: Path, kinds: set[str], sparse: dict[str, int] | None) -> None:
+def build(folder: Path, kinds: set[str], sliding: dict[str, int] | None) -> None:
     """The plan's model with random weights, as a folder and as GGUF files beside it; with layers that slide, or not."""
     import torch
 
@@ -51,24 +52,13 @@ def build(folder: Path, kinds: set[str], sparse: dict[str, int] | None) -> None:
     from shridhar_ft.shipped import shipped
     from shridhar_ft.tokenizer import train_tokenizer
 
-    given: dict[str, Any] = {"from_config": {"model_type": "olmo3" if sparse else "llama", **PLAN}}
-    if sparse:
-        given |= {"attention": "sparse", "sparse": sparse}
-    config = base_config(Model.model_validate(given), VOCABULARY)
+    section = model_section({"model_type": "olmo3" if sliding else "llama", **PLAN}, sliding)
+    config = base_config(Model.model_validate(section), VOCABULARY)
     build_model(config, 0, "sdpa").to(torch.bfloat16).save_pretrained(folder / "model")
     books = [path.read_text(encoding="utf-8") for path in sorted(shipped("recipes/demo/data/books").glob("*.txt"))]
     train_tokenizer(books, TrainTokenizer(vocab_size=600), 4096).save_pretrained(folder / "model")
     for kind in kinds:
         write_gguf(folder / "model", folder / f"{kind}.gguf", kind, "plan")
-
-
-def layers_that_slide(given: str) -> dict[str, int]:
-    """WINDOW:EVERY as a recipe's `sparse`."""
-    try:
-        window, every = map(int, given.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{given}' is not WINDOW:EVERY, e.g. 1024:4") from None
-    return {"window": window, "global_every": every}
 
 
 # -------------------------------------------------------------------------------------------------- engines
@@ -128,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--depths", type=int, nargs="+", default=[0, 8192, 32_768, 108_000])
     parser.add_argument("--engines", nargs="+", default=["q8_0:q8_0", "q8_0:f16", "transformers"])
-    parser.add_argument("--sparse", type=layers_that_slide, metavar="WINDOW:EVERY", help="one layer of EVERY sees all")
+    parser.add_argument("--sparse", type=sparse, metavar="WINDOW:EVERY", help="one layer of EVERY sees all")
     parser.add_argument("--prefill", type=int, default=SEED_TOKENS, help=f"tokens that are read, {SEED_TOKENS} at most")
     parser.add_argument("--decode", type=int, default=24, help="tokens that are drawn")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

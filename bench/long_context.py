@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import psutil
+from _sliding import model_section, sparse
 
 if TYPE_CHECKING:
     from _long_work import Flops, Work
@@ -239,14 +240,6 @@ def sizes(given: str) -> tuple[str, dict[str, Any]]:
     return name, {key: yaml.safe_load(value) for key, value in (change.split("=", 1) for change in changes)}
 
 
-def sparse(given: str) -> dict[str, int]:
-    try:
-        window, every = map(int, given.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{given}' is not WINDOW:EVERY, e.g. 1024:4") from None
-    return {"window": window, "global_every": every}
-
-
 def levers(given: str) -> list[str] | str:
     from shridhar_ft.config_training import Lever
 
@@ -302,9 +295,7 @@ def plan(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[int, "Fl
 def work_of(given: argparse.Namespace, sized: dict[str, Any], length: int) -> "Work":
     from _long_work import Work, documents_of
 
-    model: dict[str, Any] = {"from_config": sized | {"max_position_embeddings": length}}
-    if given.sparse:
-        model |= {"attention": "sparse", "sparse": given.sparse}
+    model = model_section(sized | {"max_position_embeddings": length}, given.sparse)
     document = (given.document or length // 4) if given.packed else None
     return Work(model, given.method, documents_of(length, document))
 

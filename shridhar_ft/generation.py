@@ -19,6 +19,7 @@ from shridhar_ft.export.kernel import kernel_for
 from shridhar_ft.model.build import refuse_pickles
 from shridhar_ft.model.rope import copied
 from shridhar_ft.model.rope_receipt import need_certified_rope, need_rope
+from shridhar_ft.model.sparse import slides
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.tokenizer import load_tokenizer
 
@@ -178,7 +179,7 @@ class TransformersEngine:
             if a != b:
                 break
             same += 1
-        sliding = "sliding_attention" in (getattr(self.model.config, "layer_types", None) or ())
+        sliding = slides(self.model.config.get_text_config())
         if self._cache is None or same == 0 or (sliding and same < len(self._read)):  # a window cannot be cut back
             self._cache, same = DynamicCache(config=self.model.config), 0
         elif same < len(self._read):

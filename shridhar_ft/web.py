@@ -27,8 +27,8 @@ HOST = "127.0.0.1"
 WAIT = 600  # seconds until a server has to answer: a large model takes its time to load
 
 
-def server_command(model: Path, context: int, cache: str, port: int) -> list[str]:
-    """The command that serves a model folder or a GGUF.
+def server_command(model: Path, context: int, cache: str, port: int, say: Callable[[str], None]) -> list[str]:
+    """The command that serves a model folder or a GGUF; says where it has to compute the slower way.
 
     Raises:
         UserError: What it needs is not installed.
@@ -37,6 +37,8 @@ def server_command(model: Path, context: int, cache: str, port: int) -> list[str
         _need("llama_cpp", "uvicorn", "fastapi", extra="llama-cpp")
         header = read_header(model)
         how = choose_attending(header, context or header.window, cache, whole=True)
+        if how.why:
+            say(f"chat: {how.why}")
         as_file = [part for key, value in AS_THE_FILE_SAYS.items() for part in (f"--{key}", str(value))]
         return [
             *(sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--host", HOST, "--port", str(port)),
@@ -145,7 +147,7 @@ def serve(model: Path, context: int, cache: str, port: int, say: Callable[[str],
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # what is said here is nobody else's
     import gradio
 
-    with serving(server_command(model, context, cache, port + 1), port + 1) as address:
+    with serving(server_command(model, context, cache, port + 1, say), port + 1) as address:
         say(f"chat: {model.name} answers at {address}")
         name = str(model) if model.suffix == ".gguf" else str(model.resolve())
         page = gradio.load_chat(address, model=name, token="none", streaming=True, title=model.name)

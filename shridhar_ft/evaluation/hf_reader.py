@@ -16,6 +16,7 @@ from shridhar_ft.model.attention import choose_attention
 from shridhar_ft.model.build import base_config, base_contents, load_model, model_fingerprint, stage_config
 from shridhar_ft.model.rope import copied
 from shridhar_ft.model.rope_receipt import need_certified_rope, need_rope
+from shridhar_ft.model.sparse import slides
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.runfolder import Run, fingerprint, part_of
 from shridhar_ft.scoring import nats_of
@@ -43,8 +44,7 @@ class HfReader:
         self.window = int(model.config.get_text_config().max_position_embeddings)
         self.opening = opening_of(tokenizer)
         self.ends = _ends(model, tokenizer)
-        layers = getattr(model.config.get_text_config(), "layer_types", None) or ()
-        self._slides = "sliding_attention" in layers  # a sliding layer's cache cannot be cut back
+        self._slides = slides(model.config.get_text_config())  # a sliding layer's cache cannot be cut back
         # transformers 5.24 renamed it.
         taken = inspect.signature(model.forward).parameters
         self._cache_name = "cache" if "cache" in taken else "past_key_values"

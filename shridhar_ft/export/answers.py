@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from shridhar_ft.adapters import load_weights, merged
 from shridhar_ft.export.certificate import Places, compare, logits_at
 from shridhar_ft.export.from_disk import model_on_disk
-from shridhar_ft.export.kernel import kernel_for
 from shridhar_ft.export.memory import room, whole_bytes
 from shridhar_ft.export.merge_stream import Plan
 from shridhar_ft.export.other_merges import merged_into_bits, merged_onto_unquantised
@@ -38,6 +37,8 @@ class Question:
     text: "np.ndarray"
     """Token ids, (T,)."""
     where: Places
+    kernel: str
+    """Attention that it is read with, by transformers' name: one for all artefacts."""
 
 
 @dataclass
@@ -79,9 +80,8 @@ def trained_answers(
     import torch
 
     keep = bool(weights.adapters)
-    kernel = kernel_for(config, len(question.text), device())
     model, _, _ = load_weights(
-        weights, copied(config), tokenizer, kernel, torch.float32, keep_last=keep, as_trained=True
+        weights, copied(config), tokenizer, question.kernel, torch.float32, keep_last=keep, as_trained=True
     )
     model = model.to(device())
     text, where = question.text, question.where
@@ -94,7 +94,7 @@ def trained_answers(
     del model  # before another base is loaded beside it
     free_memory()
     if others:
-        others |= merged_onto_unquantised(weights, config, tokenizer, text, trained, where, device(), kernel)
+        others |= merged_onto_unquantised(weights, config, tokenizer, text, trained, where, device(), question.kernel)
     return Answers(trained, found, others, [])
 
 
@@ -102,8 +102,7 @@ def trained_answers_from_disk(plan: Plan, config: "PreTrainedConfig", question: 
     """The same, with one layer in memory; peft's own merge is left out."""
     adapter = str(plan.adapters[-1].folder) if plan.adapters else None
     sized = copied(config, vocab_size=plan.vocab_size)
-    kernel = kernel_for(config, len(question.text), device())
-    model = model_on_disk(sized, plan.beneath, device(), kernel, adapter)
+    model = model_on_disk(sized, plan.beneath, device(), question.kernel, adapter)
     trained = logits_at(model, question.text, question.where.all, device())
     quantised = bool(plan.adapters) and plan.adapters[-1].own is not None and plan.adapters[-1].own.quantization
     return Answers(trained, {}, {}, (["merged"] if adapter else []) + (["other_merges"] if quantised else []))
@@ -125,13 +124,13 @@ def reloaded_answers(
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
-    kernel = kernel_for(claimed, len(question.text), device())
     # In float32 arithmetic, whatever the stored type: what is compared are the weights, not how a kernel rounds.
     if disk:
         stored = Stored(folder, "model*.safetensors")
-        model = model_on_disk(config, {name: partial(stored.read, name) for name in stored.names()}, device(), kernel)
+        tensors = {name: partial(stored.read, name) for name in stored.names()}
+        model = model_on_disk(config, tensors, device(), question.kernel)
     else:
-        model = load_model(folder, config, kernel, torch.float32).to(device())
+        model = load_model(folder, config, question.kernel, torch.float32).to(device())
     logits = logits_at(model, question.text, question.where.all, device())
     if disk:  # a copy of its rotary module is asked next, and a hook would lead it to the module itself
         remove_hook_from_submodules(model)

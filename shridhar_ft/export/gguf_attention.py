@@ -8,7 +8,7 @@ once, and it takes no quantised values (figures: docs/LOG.md).
 
 from dataclasses import dataclass
 
-from shridhar_ft.export.gguf_header import BATCH, SPARE, Header
+from shridhar_ft.export.gguf_header import BATCH, QUANTISED, SPARE, Header
 from shridhar_ft.plan.free_memory import free_bytes
 
 PLAIN_BATCH = 64
@@ -39,7 +39,7 @@ class Attending:
 
 def plain(cache: str, batch: int = PLAIN_BATCH) -> Attending:
     """Plain attention, with values in 16 bits where the cache's type is a quantised one."""
-    return Attending(False, cache, "f16" if cache in ("q8_0", "q4_0") else cache, batch)
+    return Attending(False, cache, "f16" if cache in QUANTISED else cache, batch)
 
 
 def in_blocks(cache: str, batch: int = BATCH, why: str = "") -> Attending:

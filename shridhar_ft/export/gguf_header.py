@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from shridhar_ft.errors import UserError
+from shridhar_ft.model.sparse import GEMMA3_GLOBAL_EVERY
 from shridhar_ft.plan.free_memory import free_bytes
 
 CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes of a key's or value's element, by type of the cache."""
+QUANTISED = ("q8_0", "q4_0")
+"""Of them those that round in blocks, the larger first."""
 SPARE = 512 << 20  # bytes left for llama.cpp's own buffers and everybody else
 ROUND = 256  # llama.cpp's windows are multiples of it
 SHORTEST = 512  # tokens: a shorter window holds no conversation
 BATCH = 512  # tokens read at once; sliding layers keep so many beyond their window
-_EVERY = {"gemma3": 6, "olmo2": 4}
+_EVERY = {"gemma3": GEMMA3_GLOBAL_EVERY, "olmo2": 4}
 """Every n-th layer sees all where a file has sliding layers and no pattern: llama.cpp's own, by architecture."""
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -67,7 +70,7 @@ class Header:
         """Which layers slide, as far as is known: of a pattern that is not, all are taken to see the whole window."""
         layers = int(self._of("block_count", 0))
         every = self._of("attention.sliding_window_pattern", _EVERY.get(str(self.metadata.get("general.architecture"))))
-        if not self.sliding_window or every is None:
+        if not self.sliding_window or not every:
             return [False] * layers
         return list(every) if isinstance(every, list) else [bool((layer + 1) % every) for layer in range(layers)]
 
@@ -197,7 +200,7 @@ def check_cache(header: Header, tokens: int, cache: str) -> None:
         return
     fits = header.longest_that_fits(cache, max(free - SPARE, 0))
     mends = [f"--context {fits}"] if fits >= SHORTEST else []
-    smaller = [kind for kind in ("q8_0", "q4_0") if CACHE_BYTES[kind] < CACHE_BYTES[cache]]
+    smaller = [kind for kind in QUANTISED if CACHE_BYTES[kind] < CACHE_BYTES[cache]]
     mends += [f"--cache {kind}" for kind in smaller if header.cache_bytes(tokens, kind) <= free][:1]
     mend = f"take {' or '.join(mends)}" if mends else "take a machine with more memory"
     raise UserError(

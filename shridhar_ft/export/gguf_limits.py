@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from shridhar_ft.errors import UserError
 from shridhar_ft.export.gguf_vocab import check_vocabulary
 from shridhar_ft.model.rope_formulas import kind_of, long_range_parameters, rope_sets
+from shridhar_ft.model.sparse import GEMMA3_GLOBAL_EVERY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 WITH_LLAMA3 = ("llama", "mistral")
 """Types whose conversion writes llama3's frequencies as factors; the others lose them."""
-GEMMA3_EVERY = 6
-"""llama.cpp has gemma3's layout built in: every sixth layer sees the whole context."""
 
 
 def check_gguf(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase", where: str = "export.gguf") -> None:
@@ -115,13 +114,13 @@ def _own_yarn(parameters: dict[str, Any]) -> str:
 
 def _check_gemma3(config: "PreTrainedConfig", where: str) -> None:
     built_in = [
-        "full_attention" if (layer + 1) % GEMMA3_EVERY == 0 else "sliding_attention"
+        "full_attention" if (layer + 1) % GEMMA3_GLOBAL_EVERY == 0 else "sliding_attention"
         for layer in range(config.num_hidden_layers)
     ]
     if list(config.layer_types) != built_in:
         raise UserError(
-            f"{where}: llama.cpp runs every gemma3 with {GEMMA3_EVERY - 1} sliding layers to a global one, and this "
-            f"model has another pattern; leave {where} out, or take olmo3, which keeps any"
+            f"{where}: llama.cpp runs every gemma3 with {GEMMA3_GLOBAL_EVERY - 1} sliding layers to a global one, and "
+            f"this model has another pattern; leave {where} out, or take olmo3, which keeps any"
         )
     if config.query_pre_attn_scalar != config.head_dim:
         raise UserError(

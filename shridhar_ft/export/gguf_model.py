@@ -106,7 +106,7 @@ class GgufModel:
             self.llama: Any = llama_cpp.Llama(
                 model_path=str(file),
                 n_ctx=context,
-                n_batch=max(BATCH, self.attending.batch),
+                n_batch=BATCH,
                 n_ubatch=self.attending.batch,
                 n_threads=threads,
                 n_threads_batch=threads,

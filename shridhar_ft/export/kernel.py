@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from shridhar_ft.model.sparse import slides
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig
@@ -25,9 +27,7 @@ def kernel_for(config: "PreTrainedConfig", tokens: int, device: "torch.device") 
     Returns:
         The name of a function that transformers' models can be told to attend by.
     """
-    kinds = getattr(config, "layer_types", None)
-    slides = "sliding_attention" in kinds if kinds else bool(getattr(config, "sliding_window", None))
-    if not slides or tokens <= LONGEST_MASK:
+    if not slides(config) or tokens <= LONGEST_MASK:
         return TRANSFORMERS
     from shridhar_ft.config import Model
     from shridhar_ft.model.attention import choose_attention

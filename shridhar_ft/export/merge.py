@@ -78,7 +78,7 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
     """
     claimed = copied(merge.config)
     where = places(len(merge.text), merge.original_context)
-    question = Question(merge.text, where)
+    question = Question(merge.text, where, kernel_for(claimed, len(merge.text), device()))
     skipped = unread(merge.gguf)
     if len(skipped) < len(merge.gguf):
         cache_for(claimed, len(merge.text))  # refused here rather than after the merge
@@ -138,7 +138,7 @@ def merge_and_certify(merge: Merge, folder: Path, say: Callable[[str], None]) ->
             "artefacts": ["base + adapter" if merge.weights.adapters else "trained", *comparisons],
             "not_read": skipped,
             "not_computed": answers.not_computed,
-            "attention": kernel_for(claimed, len(merge.text), device()),
+            "attention": question.kernel,
             "weights_read": "whole" if layered is None else "from the disk, layer by layer",
             "tolerances": {
                 name: dict(

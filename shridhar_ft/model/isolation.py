@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shridhar_ft.model.boundaries import boundaries
 from shridhar_ft.model.interface import kernels_as_in_training
 from shridhar_ft.model.segments import SHORT
+from shridhar_ft.model.sparse import slides
 
 if TYPE_CHECKING:
     import torch
@@ -97,8 +98,8 @@ def _lengths(config: "PreTrainedConfig", context: int) -> list[int]:
     lengths = [max(3, min(length, context // 3)) for length in LENGTHS]
     if sum((*lengths, *LONG)) <= context:
         lengths += LONG
-    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
-    if window is not None and (kinds is None or "sliding_attention" in kinds):
+    if slides(config):
+        window = config.sliding_window
         lengths[-1] = max(lengths[-1], min(window + window // 2 + LENGTHS[2], context - sum(lengths[:-1])))
     return lengths
 

@@ -4,14 +4,23 @@ The layout of Gemma 3 (arXiv 2503.19786) and OLMo 3: what a sliding layer costs 
 are taken that transformers, vLLM and llama.cpp all run so, and whose conversion to GGUF keeps the layout.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.config import Model
 from shridhar_ft.errors import UserError
 from shridhar_ft.plan.shapes import layer_kinds
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 TYPES = ("olmo3", "gemma3_text")
 GEMMA3_GLOBAL_EVERY = 6  # llama.cpp has it built in: conversion writes gemma3's window, but not which layers slide
+
+
+def slides(config: "PreTrainedConfig") -> bool:
+    """Whether some layer sees a sliding window; a type without `layer_types` has it in all layers, or in none."""
+    kinds = getattr(config, "layer_types", None)
+    return "sliding_attention" in kinds if kinds else bool(getattr(config, "sliding_window", None))
 
 
 def with_sparse_layers(model_type: str, given: dict[str, Any], model: Model) -> dict[str, Any]:
