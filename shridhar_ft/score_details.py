@@ -25,8 +25,8 @@ def _gains(details: Results) -> Iterator[str]:
     for name, text in (("specialisation gain", "below the base"), ("forgetting", "above the base")):
         if details.get(name) is None:
             continue
-        one = (details.get("intervals") or {}).get(name)
-        inside = f" [{_share(one['low'])}, {_share(one['high'])}], n = {one['n']:,}" if one else ""
+        one = details["intervals"][name]
+        inside = f" [{_share(one['low'])}, {_share(one['high'])}], n = {one['n']:,}" if one["low"] is not None else ""
         yield f"{name}: {_share(details[name])}{inside} {text} in bits per byte"
 
 

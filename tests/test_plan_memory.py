@@ -189,16 +189,19 @@ def test_a_process_alone_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------------------------------------- disk
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("levers", [(), ("bf16_weights",), ("adamw_8bit",)], ids=str)
-def test_a_checkpoint_takes_what_the_disks_check_counts_on_the_live_model(llama, method: str, levers: tuple) -> None:
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize(("method", "whole"), [("full", False), ("lora", False), ("lora", True)])
+def test_a_checkpoint_takes_what_the_disks_check_counts_on_the_live_model(
+    llama, method: str, whole: bool, tied: bool, levers: tuple
+) -> None:
     from shridhar_ft.adapters import attach
     from shridhar_ft.model.bf16_weights import to_bf16
     from shridhar_ft.plan.levers import Levers
     from shridhar_ft.room import HEADER, SMALL, checkpoint_bytes
 
-    model = llama(hidden_size=256, intermediate_size=512, vocab_size=2000)
-    config, tuning = model.config, Tuning(method=method, train_embeddings=False)
+    model = llama(hidden_size=256, intermediate_size=512, vocab_size=2000, tie_word_embeddings=tied)
+    config, tuning = model.config, Tuning(method=method, train_embeddings=whole)
     shape = shape_of(config.to_dict())
     assert shape is not None
     if method == "lora":

@@ -20,7 +20,10 @@ DETAILS = {
     "bits_per_byte": {
         "specialisation gain": 0.125,
         "forgetting": 0.01,
-        "intervals": {"specialisation gain": {"value": 0.125, "low": 0.1, "high": 0.15, "n": 40}},
+        "intervals": {
+            "specialisation gain": {"value": 0.125, "low": 0.1, "high": 0.15, "n": 40},
+            "forgetting": {"value": 0.01, "low": None, "high": None, "n": 1},
+        },
     },
     "retention": {"exact": WAY, "choice": WAY},
     "style_acceptance": {
@@ -79,6 +82,15 @@ def test_gain_and_forgetting_are_paired() -> None:
     assert gain["low"] == pytest.approx(0.1) and gain["high"] == pytest.approx(0.1), "each passage gains alike"
     assert found["forgetting"]["value"] == pytest.approx(-0.1)
     assert intervals(records(1.0), []) == {}
+
+
+def test_one_passage_has_a_gain_and_no_interval() -> None:
+    ours = records(0.9)[:1]
+    found = for_json(intervals(ours, records(1.0)))
+    assert found == {"specialisation gain": {"value": pytest.approx(0.1), "low": None, "high": None, "n": 1}}
+    assert list(detail_lines({"details": {"bits_per_byte": {"specialisation gain": 0.1, "intervals": found}}})) == [
+        ("bits_per_byte", "specialisation gain: 10.0% below the base in bits per byte")
+    ]
 
 
 def test_the_task_says_them() -> None:

@@ -83,7 +83,6 @@ class BitsPerByte:
         ]
 
     def scores(self, records: Sequence[Record], found: Mapping[str, Score], base: Sequence[Record]) -> dict[str, Any]:
-        details: dict[str, Any] = {}
         for side, words in SIDES.items():
             one = found.get(f"bits per byte, {words}")
             theirs = [record for record in base if record["side"] == side]
@@ -100,13 +99,10 @@ class BitsPerByte:
                 continue
             before = sum(r["nats"] for r in theirs) / np.log(2) / sum(r["bytes"] for r in theirs)
             one.floor, one.floor_of = float(before), "the base model on the same passages"
-            if side == "held-out":
-                details["specialisation gain"] = 1 - one.value / before
-            else:
-                details["forgetting"] = one.value / before - 1
+            if side == "others":
                 one.target = "at most 2 % above the base"
-        details["intervals"] = intervals(records, base)
-        return details
+        changes = intervals(records, base)
+        return {"intervals": changes, **{name: change["value"] for name, change in changes.items()}}
 
 
 def _of(side: str) -> Callable[[Record], dict[str, float]]:

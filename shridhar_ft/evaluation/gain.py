@@ -11,13 +11,16 @@ NAMES = {"held-out": ("specialisation gain", -1.0), "others": ("forgetting", 1.0
 
 
 def intervals(records: Sequence[Record], base: Sequence[Record]) -> dict[str, Any]:
-    """`specialisation gain` and `forgetting`, each with value, low, high and n, of the passages both read."""
+    """`specialisation gain` and `forgetting`, each with value, low, high and n, of the passages that both read.
+
+    Of one passage there is no interval: low and high are NaN.
+    """
     theirs = {record["key"]: record for record in base}
     both = [{**r, "before": theirs[r["key"]]["nats"]} for r in records if r["key"] in theirs]
     found = {}
     for side, (name, sign) in NAMES.items():
         rows = [record for record in both if record["side"] == side]
-        if len(rows) > 1:
+        if rows:
             measure = Measure(
                 name,
                 lambda row: {"ours": row["nats"], "before": row["before"]},

@@ -7,10 +7,29 @@ is longer from the left, with a warning only.
 import json
 import random
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 BY_DEFAULT = 256  # tokens that the harness lets a model say where a task names no number
+
+
+class HarnessFailedError(Exception):
+    """The harness cannot run what was asked; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Harnessed:
+    """What the harness did."""
+
+    model: Any
+    """Its HFLM."""
+    tasks: dict[str, Any]
+    """Its tasks by name."""
+    found: dict[str, Any]
+    """What `simple_evaluate` returned."""
+    max_length: int
+    """Tokens of the longest prompt and answer."""
 
 
 def longest(requests: list[Any], tokenizer: Any) -> int:  # noqa: ANN401 - the harness's and transformers'
@@ -23,55 +42,75 @@ def longest(requests: list[Any], tokenizer: Any) -> int:  # noqa: ANN401 - the h
     return most
 
 
-def main(asked_file: str, said_file: str) -> int:
-    """Exit status 0 with numbers in the second file, 1 with a sentence."""
+def run(asked: dict[str, Any], samples: bool = False) -> Harnessed:
+    """Load the tasks at one length, prove that their prompts fit, and let the harness measure.
+
+    Args:
+        asked: `model` (folder), `tasks`, `length` (tokens), `limit`, `seed`, `window` (tokens).
+        samples: Keep each item's prompt, answer and score.
+
+    Raises:
+        HarnessFailedError: A package or data is absent, a task unknown, a prompt too long.
+    """
     import torch
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
     from transformers import AutoTokenizer
 
-    asked = json.loads(Path(asked_file).read_text(encoding="utf-8"))
-    length = asked["length"]
     random.seed(asked["seed"])  # RULER draws its words and numbers as a task is loaded
     tokenizer = AutoTokenizer.from_pretrained(asked["model"])
-    manager = TaskManager(metadata={"pretrained": asked["model"], "max_seq_lengths": [length]})
+    manager = TaskManager(metadata={"pretrained": asked["model"], "max_seq_lengths": [asked["length"]]})
     try:
         tasks = manager.load(asked["tasks"])["tasks"]
     except ImportError as error:
-        print(f"a package of its own is absent ({error.name or error}); pip install 'lm_eval[ruler]'", file=sys.stderr)
-        return 1
+        raise HarnessFailedError(
+            f"a package of its own is absent ({error.name or error}); pip install 'lm_eval[ruler]'"
+        ) from error
     except KeyError as error:
-        print(f"{error.args[0]}; see `lm_eval ls tasks`", file=sys.stderr)
-        return 1
+        raise HarnessFailedError(f"{error.args[0]}; see `lm_eval ls tasks`") from error
     except (OSError, ConnectionError, ValueError) as error:
-        print(f"its data did not come ({type(error).__name__}): is the Hub reached?", file=sys.stderr)
-        return 1
+        raise HarnessFailedError(f"its data did not come ({type(error).__name__}): is the Hub reached?") from error
     requests = []
     for task in tasks.values():
         task.build_all_requests(limit=asked["limit"])
         requests += task.instances
     needed = longest(requests, tokenizer)
     if needed > asked["window"]:
-        print(f"a prompt and its answer take {needed} tokens and the window has {asked['window']}", file=sys.stderr)
-        return 1
+        raise HarnessFailedError(f"a prompt and its answer take {needed} tokens and the window has {asked['window']}")
     # The harness's own default is CUDA, there or not.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = HFLM(pretrained=asked["model"], max_length=needed, device=device)
     # The tasks themselves, not their names: loaded anew, RULER would draw other prompts, some of them longer.
     found = simple_evaluate(
-        model, tasks=[*tasks.values()], task_manager=manager, limit=asked["limit"], bootstrap_iters=0, log_samples=False
+        model,
+        tasks=[*tasks.values()],
+        task_manager=manager,
+        limit=asked["limit"],
+        bootstrap_iters=0,
+        log_samples=samples,
     )
     if (asked_for := longest([one for task in tasks.values() for one in task.instances], tokenizer)) > needed:
-        print(f"the harness asked for {asked_for} tokens where {needed} were counted", file=sys.stderr)
+        raise HarnessFailedError(f"the harness asked for {asked_for} tokens where {needed} were counted")
+    return Harnessed(model, tasks, found, needed)
+
+
+def main(asked_file: str, said_file: str) -> int:
+    """Exit status 0 with numbers in the second file, 1 with a sentence."""
+    asked = json.loads(Path(asked_file).read_text(encoding="utf-8"))
+    try:
+        done = run(asked)
+    except HarnessFailedError as error:
+        print(error, file=sys.stderr)
         return 1
     said = {}
-    for name in tasks:
-        values = {key.partition(",")[0]: value for key, value in found["results"][name].items()}
-        value = values.get(str(length), next((v for k, v in values.items() if isinstance(v, float) and v >= 0), None))
+    for name in done.tasks:
+        values = {key.partition(",")[0]: value for key, value in done.found["results"][name].items()}
+        any_value = next((v for v in values.values() if isinstance(v, float) and v >= 0), None)
+        value = values.get(str(asked["length"]), any_value)
         if value is not None:
-            said[name] = {"value": float(value), "n": found["n-samples"][name]["effective"]}
-    Path(said_file).write_text(json.dumps({"tasks": said, "max_length": needed}), encoding="utf-8")
+            said[name] = {"value": float(value), "n": done.found["n-samples"][name]["effective"]}
+    Path(said_file).write_text(json.dumps({"tasks": said, "max_length": done.max_length}), encoding="utf-8")
     return 0
 
 

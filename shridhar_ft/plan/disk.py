@@ -44,7 +44,10 @@ def written(size: Sizes, tuning: Tuning, levers: tuple[Lever, ...], layout: Layo
     """
     own = layout.deepspeed and bf16
     stored = 2 if own or ("bf16_weights" in levers and tuning.method == "full") else 4
-    weights = size.trained * (stored if tuning.method == "full" else 4)
+    if tuning.method == "full":
+        weights = size.trained * stored
+    else:  # beside trained embeddings an adapter's file has the head, tied or not: peft asks for both when it loads
+        weights = 4 * (size.trained + (size.shape.head if size.head_trained and size.shape.tied else 0))
     moments = optimizer_bytes(size, tuning, levers, 4 if layout.deepspeed else stored)
     return Written(
         checkpoint=weights + moments + (4 * size.trained if layout.deepspeed else 0),
