@@ -1,5 +1,8 @@
 """The chunked cross-entropy against the plain one on whole logits, and the head that uses it against models' own."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -413,12 +416,35 @@ def test_a_batch_without_labels_gives_every_weight_a_gradient_of_zero(llama) -> 
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-def test_the_head_is_found_behind_what_accelerate_puts_around_a_model(llama) -> None:
+@pytest.fixture
+def accelerator() -> Iterator[Any]:
+    """One that computes in bf16, whatever precision another test's trainer left behind in the process."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state()
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state()
+
+
+def test_the_head_is_found_behind_what_accelerate_puts_around_a_model(llama, accelerator) -> None:
     model = llama()
-    prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model)
+    prepared = accelerator.prepare_model(model)
     ids, labels = batch()
     add_loss_head(prepared)
     assert getattr(model.forward, MARK)
     assert torch.isfinite(prepared(input_ids=ids, labels=labels, fused_lm_head=True).loss)
+
+
+def test_the_head_stays_under_accelerates_autocast(llama, accelerator) -> None:
+    model = llama()
+    add_loss_head(model)
+    prepared = accelerator.prepare_model(model)
+    forward = prepared.forward
+    add_loss_head(prepared)  # as whatever is scored asks for it
+    assert prepared.forward is forward, "a second head over the first would run outside of autocast"
+    products: set[torch.dtype] = set()
+    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda module, given, out: products.add(out.dtype))
+    ids, labels = batch()
+    prepared(input_ids=ids, labels=labels, fused_lm_head=True)
+    assert products == {torch.bfloat16}

@@ -184,6 +184,31 @@ def test_the_recipes_own_price_goes_before_the_list() -> None:
     assert planned("shridhar-gpt", "budget.usd_per_hour=10", machine="aws-p4d.24xlarge", books=1).price == 21.957642
 
 
+@pytest.mark.parametrize(
+    ("said", "bf16"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile", True),
+        ("Features\t: fp asimd i8mm bf16", True),
+        ("flags\t\t: fpu avx2", False),
+        (None, False),
+    ],
+)
+def test_a_processor_is_guessed_by_what_it_multiplies(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, bf16: bool
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    file = alone / "cpuinfo"
+    if said is not None:
+        file.write_text(f"processor : 0\n{said}\nbugs : none\n")
+    monkeypatch.setattr("shridhar_ft.plan.machines.CPUINFO", file)
+    here = machine("here")
+    assert here.in_bf16("auto") == bf16
+    # Emulated bf16 is slower than float32; what is multiplied is several times as fast, attention less so.
+    times = here.rates.matmul_at("bf16", 1024) / here.rates.matmul_at("fp32", 1024)
+    assert 4 < times < 5 if bf16 else times < 0.01
+    assert here.rates.attention["fp32"] > 5e10
+
+
 def test_a_calibration_is_taken(alone: Path) -> None:
     assert "guessed" in machine("here").source
     rates = {

@@ -14,7 +14,8 @@ from shridhar_ft.checkpoint import damage
 from shridhar_ft.config_training import Tuning
 from shridhar_ft.data.windows import IGNORED
 from shridhar_ft.errors import NonFinite
-from shridhar_ft.model.build import weights_hash
+from shridhar_ft.model.build import build_model, weights_hash
+from shridhar_ft.model.memory import apply_levers
 from shridhar_ft.plan.levers import Levers
 from shridhar_ft.resume import Facts
 from shridhar_ft.trainer import WindowCollator, WindowTrainer
@@ -63,6 +64,7 @@ def trainer(
         model=model,
         args=SFTConfig(**arguments),
         train_dataset=Dataset.from_list([{**row, "row": number} for number, row in enumerate(rows)]),
+        eval_dataset=Dataset.from_list(rows),
         data_collator=WindowCollator(3),
         processing_class=tokenizer,
         facts=Facts.now({}, {}, 1),
@@ -124,6 +126,22 @@ def test_one_batch_of_four_is_four_of_one(llama, tokenizer, tmp_path: Path) -> N
         norms.append(log["grad_norm"])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_full_weights_in_bf16_are_evaluated_between_steps_as_they_train(tokenizer, tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=600, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = build_model(config, 0, "shridhar_sdpa")
+    apply_levers(model, NONE, None, compute_bf16=True)
+    products: set[torch.dtype] = set()
+    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda module, given, out: products.add(out.dtype))
+    rows = [row([9, 8], number) for number in range(3)]
+    made = trainer(tmp_path, model, tokenizer, rows, bf16=True, max_steps=3, eval_strategy="steps", eval_steps=1)
+    made.train()
+    assert [entry["step"] for entry in made.state.log_history if "eval_loss" in entry] == [1, 2, 3]
+    assert products == {torch.bfloat16}, "training, evaluation, and training after an evaluation"
 
 
 @pytest.mark.slow

@@ -237,13 +237,13 @@ def add_loss_head(model: torch.nn.Module) -> None:
             its head: the loss is computed from the head's weight, past the adapter.
     """
     bare: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if getattr(bare.forward, MARK, False):  # every window that is scored asks, and accelerate looks packages up
+    if _has_head(bare):  # every window that is scored asks, and accelerate looks packages up
         return
     from accelerate.utils import extract_model_from_parallel
 
     core: Any = extract_model_from_parallel(model, keep_torch_compile=False)
     inner = core.get_base_model() if hasattr(core, "get_base_model") else core
-    if getattr(inner.forward, MARK, False):
+    if _has_head(inner):
         return
     config = inner.config.get_text_config()
     if next(inner.parameters()).device.type in OWN_DEVICES and not hasattr(config, "output_router_logits"):
@@ -253,6 +253,14 @@ def add_loss_head(model: torch.nn.Module) -> None:
 
         add_fused_lm_head(inner, outputs=("log_probs", "entropy", "is_top1"))  # all that TRL's compute_loss reads
     setattr(inner.forward.__func__, MARK, True)
+
+
+def _has_head(model: Any) -> bool:  # noqa: ANN401
+    """Whether the head is there, under accelerate's autocast too: a second one over that would run outside of it."""
+    forward = model.forward
+    while forward is not None and not getattr(forward, MARK, False):
+        forward = getattr(forward, "__wrapped__", None)
+    return forward is not None
 
 
 def _patch(model: "PreTrainedModel", scale: float, softcap: float | None) -> None:

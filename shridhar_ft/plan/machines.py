@@ -19,6 +19,7 @@ from shridhar_ft.plan.free_memory import free_bytes
 from shridhar_ft.runfolder import read_json
 
 FILE = Path(__file__).with_name("machines.yaml")
+CPUINFO = Path("/proc/cpuinfo")
 HERE = "here"
 Kind = Literal["cuda", "mps", "cpu"]
 HALF_AT = 512  # hidden size at which a GPU's matrix products reach half of what wide ones reach
@@ -172,14 +173,19 @@ def _price(given: Any) -> float | None:  # noqa: ANN401 - any YAML
 def _rates(chip: dict[str, Any]) -> Rates:
     """Peaks times efficiencies; a GPU's matrix products lose by narrow models."""
     share = chip["efficiency"]
+
+    def peak(dtype: str, what: str) -> float:
+        stated = share[what]
+        return float(chip[dtype] * 1e12 * (stated[dtype] if isinstance(stated, dict) else stated))
+
     widths = (128, 256, 512, 1024, 2048, 4096, 8192)
     lost = HALF_AT if chip["kind"] != "cpu" else 0
     return Rates(
         matmul={
-            dtype: {width: chip[dtype] * 1e12 * share["matmul"] * width / (width + lost) for width in widths}
+            dtype: {width: peak(dtype, "matmul") * width / (width + lost) for width in widths}
             for dtype in ("fp32", "bf16")
         },
-        attention={dtype: chip[dtype] * 1e12 * share["attention"] for dtype in ("fp32", "bf16")},
+        attention={dtype: peak(dtype, "attention") for dtype in ("fp32", "bf16")},
         memory=chip["gb_per_s"] * 1e9 * share["memory"],
         layer=3e-4,
         link=chip["link_gb_per_s"] * 1e9,
@@ -203,14 +209,15 @@ def machine(name: str) -> Machine:
 
 
 def this_machine() -> Machine:
-    """This machine: as calibrated, else with the rates of `cpu-2-cores` by its own cores, and its own memory.
+    """This machine: as calibrated, else with the rates of two cores of its kind by its own cores, and its own memory.
 
     Its GPUs are known by `plan --calibrate` only: without torch there is no asking.
     """
     memory = psutil.virtual_memory().total
     cores = psutil.cpu_count(logical=False) or 1
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-    near = machines()["macbook-m4-max" if apple else "cpu-2-cores"]
+    two_cores = "cpu-2-cores-bf16" if _multiplies_bf16() else "cpu-2-cores"
+    near = machines()["macbook-m4-max" if apple else two_cores]
     scale = max(1.0, cores / 2) if near.kind == "cpu" else 1.0
     guessed = Rates(
         matmul={d: {w: rate * scale for w, rate in widths.items()} for d, widths in near.rates.matmul.items()},
@@ -247,6 +254,16 @@ def this_machine() -> Machine:
             f"{calibration_file()} is damaged ({type(error).__name__}: {first_line(error)}); remove it, or measure "
             "anew: shridhar-ft plan --calibrate"
         ) from error
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the processor has products in bf16, by what Linux says of it; emulated ones take a thousand times as long."""
+    try:
+        said = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no Linux
+        return False
+    flags = next((line for line in said.splitlines() if line.lower().startswith(("flags", "features"))), "")
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
 
 
 def _stored(held: dict[str, Any]) -> Rates:
