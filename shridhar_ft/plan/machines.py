@@ -257,7 +257,7 @@ def this_machine() -> Machine:
 
 
 def _multiplies_bf16() -> bool:
-    """Whether the processor has products in bf16, by what Linux says of it; emulated ones take a thousand times as long."""
+    """Whether the processor multiplies bf16, by what Linux says of it; emulation takes a thousand times as long."""
     try:
         said = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:  # no Linux
