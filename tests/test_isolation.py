@@ -160,6 +160,19 @@ def test_a_model_that_answers_always_the_same_proves_nothing(llama) -> None:
     assert not probe_isolation(model, 600, 128)[2]
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_in_bf16_a_model_that_hardly_looks_back_is_told_from_one_that_leaks(llama, apart: bool) -> None:
+    model = llama(attention="shridhar_sdpa")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.mul_(0.1)
+    probed = model if apart else Wrapped(model, "one document told")
+    with torch.autocast("cpu", torch.bfloat16):
+        claimed, measured, ok = probe_isolation(probed, 600, 128)
+    assert 0 < measured["largest_difference_in_the_changed_document"] < claimed["tolerance"], measured
+    assert ok == apart == (measured["largest_difference_in_other_documents"] == 0), measured
+
+
 def test_a_model_whose_logits_are_no_numbers_does_not_pass(llama) -> None:
     model = llama()
     with torch.no_grad():
