@@ -14,7 +14,6 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from shridhar_ft import __version__
-from shridhar_ft.allocator import use_huge_pages
 from shridhar_ft.allowed import ALLOW, parse_allowed
 from shridhar_ft.errors import Resumable, Stop, UserError
 from shridhar_ft.progress import print_error, quiet, say
@@ -51,7 +50,6 @@ Json = Annotated[bool, typer.Option("--json", help="Answer as JSON on standard o
 
 def main() -> None:
     """The console script."""
-    use_huge_pages()  # export, eval and chat read long texts too
     sys.exit(run_command())
 
 

@@ -128,7 +128,7 @@ def _status(run: Run) -> int | None:
 
 
 def _work(module: str, recipe: Recipe, run: Run, work: Work, allowed: frozenset[str]) -> None:
-    from shridhar_ft.allocator import use_huge_pages
+    from shridhar_ft.model.memory import use_huge_pages
     from shridhar_ft.preparation import prepare
     from shridhar_ft.processes import device_type, join, launched
 

@@ -16,7 +16,6 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import TrainerState
 
-from shridhar_ft.allocator import give_back_freed_memory
 from shridhar_ft.arguments import arguments
 from shridhar_ft.callbacks import Metrics, StopAtPlateau, StopVote, at_plateau
 from shridhar_ft.checkpoint import step_of, whole
@@ -28,6 +27,7 @@ from shridhar_ft.errors import BudgetSpent, Resumable
 from shridhar_ft.handover import Trained, hand_over, measured_with
 from shridhar_ft.measuring import measure, said
 from shridhar_ft.model.isolation import probe_isolation
+from shridhar_ft.model.memory import give_back_freed_memory
 from shridhar_ft.monitoring.board import Board
 from shridhar_ft.monitoring.live import Live
 from shridhar_ft.out_of_memory import memory_errors
