@@ -1,5 +1,7 @@
 """Which levers are turned on, which are refused, and what they are estimated to leave."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -203,3 +205,13 @@ def test_the_faster_precision_is_measured_and_told_with_both_rates() -> None:
     assert bf16 == (bf16_rate > 1.2 * fp32_rate) or abs(bf16_rate / fp32_rate - 1.2) < 0.2
     assert faster_precision(CPU) == (bf16, why)
     assert faster_precision(MPS)[0] is False
+
+
+def test_few_kernels_are_kept_unless_the_user_says_otherwise(monkeypatch) -> None:
+    from shridhar_ft.model.memory import KERNELS, keep_few_kernels
+
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "500")
+    keep_few_kernels()
+    assert os.environ["LRU_CACHE_CAPACITY"] == str(KERNELS)
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "500"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
 LARGE = 4 << 20  # bytes
+KERNELS = 16  # a layer has about a dozen shapes
 
 
 # ------------------------------------------------------------------------------------------------- choosing
@@ -138,6 +139,16 @@ def use_huge_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep a few of its compiled products instead of 1,024 twice over; call it before the first product.
+
+    In bf16 every length of a document is a shape of its own, and each shape's kernel stays: 0.9 million parameters on
+    short conversations peaked at 1.2 to 1.4 GiB, and at 0.6 with few kept.
+    """
+    for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):  # torch's own, and oneDNN's beneath it
+        os.environ.setdefault(cache, str(KERNELS))
 
 
 def give_back_freed_memory() -> None:
