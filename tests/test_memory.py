@@ -210,7 +210,8 @@ def test_the_faster_precision_is_measured_and_told_with_both_rates() -> None:
 def test_few_kernels_are_kept_unless_the_user_says_otherwise(monkeypatch) -> None:
     from shridhar_ft.model.memory import KERNELS, keep_few_kernels
 
-    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "")
+    monkeypatch.delenv("LRU_CACHE_CAPACITY")  # set first, so that it is unset again afterwards
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "500")
     keep_few_kernels()
     assert os.environ["LRU_CACHE_CAPACITY"] == str(KERNELS)
