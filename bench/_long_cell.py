@@ -42,10 +42,9 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         Seconds, CPU seconds, losses and gradient norms by step; memory in bytes; what the side did by itself, in words.
     """
     if cell["who"] == "ours":
-        from shridhar_ft.model.memory import keep_few_kernels, use_huge_pages
+        from shridhar_ft.model.allocator import keep_memory_low
 
-        use_huge_pages()  # before the first tensor, as the library's own entries do
-        keep_few_kernels()
+        keep_memory_low()  # before the first tensor, as the library's own entries do
     device = PartialState().device
     work = Work(cell["model"], cell["method"], tuple(cell["documents"]))
     if cell["who"] == "machine":

@@ -37,7 +37,7 @@ def agreement(folder: Path, task: str, length: int, items: int) -> dict[str, Any
     done = run({**asked, "window": reader.window}, samples=True)
     rows = []
     for sample in done.found["samples"][task]:
-        (prompt, limits) = sample["arguments"][0]
+        prompt, limits = sample["arguments"][0]
         reader.read(done.model.tok_encode(prompt))
         said = reader.decode(reader.go_on(limits.get("max_gen_toks", BY_DEFAULT)))
         judged = done.tasks[task].process_results(sample["doc"], [said])

@@ -74,13 +74,14 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
     import shridhar_ft.training  # noqa: F401 - the process of a real run, and its attention
     from shridhar_ft.adapters import attach
     from shridhar_ft.config_training import Tuning
+    from shridhar_ft.model.allocator import keep_memory_low
     from shridhar_ft.model.boundaries import boundaries
     from shridhar_ft.model.loss import add_loss_head
-    from shridhar_ft.model.memory import apply_levers, choose_levers, use_huge_pages
+    from shridhar_ft.model.memory import apply_levers, choose_levers
     from shridhar_ft.model.optimizers import make_optimizer
     from shridhar_ft.runfolder import begin_peak_rss, peak_rss_bytes
 
-    use_huge_pages()
+    keep_memory_low()
     vocabulary, hidden, layers, heads, key_value, intermediate = MODELS[asked.model]
     config = LlamaConfig(
         vocab_size=vocabulary,

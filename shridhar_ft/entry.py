@@ -128,13 +128,12 @@ def _status(run: Run) -> int | None:
 
 
 def _work(module: str, recipe: Recipe, run: Run, work: Work, allowed: frozenset[str]) -> None:
-    from shridhar_ft.model.memory import keep_few_kernels, use_huge_pages
+    from shridhar_ft.model.allocator import keep_memory_low
     from shridhar_ft.preparation import prepare
     from shridhar_ft.processes import device_type, join, launched
 
     check_reporters(recipe.train.report_to)
-    use_huge_pages()  # torch reads it at the first tensor
-    keep_few_kernels()
+    keep_memory_low()  # torch reads it at the first tensor
     engine = launched()
     engine.check(recipe, device_type(engine))
     state = join(engine)

@@ -23,11 +23,11 @@ def detail_lines(results: Results) -> Iterator[tuple[str, str]]:
 
 def _gains(details: Results) -> Iterator[str]:
     for name, text in (("specialisation gain", "below the base"), ("forgetting", "above the base")):
-        if details.get(name) is None:
+        one = (details.get("intervals") or {}).get(name)
+        if one is None:
             continue
-        one = details["intervals"][name]
         inside = f" [{_share(one['low'])}, {_share(one['high'])}], n = {one['n']:,}" if one["low"] is not None else ""
-        yield f"{name}: {_share(details[name])}{inside} {text} in bits per byte"
+        yield f"{name}: {_share(one['value'])}{inside} {text} in bits per byte"
 
 
 def _lengths(details: Results) -> Iterator[str]:

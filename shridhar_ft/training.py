@@ -26,8 +26,8 @@ from shridhar_ft.engines import Engine
 from shridhar_ft.errors import BudgetSpent, Resumable
 from shridhar_ft.handover import Trained, hand_over, measured_with
 from shridhar_ft.measuring import measure, said
+from shridhar_ft.model.allocator import give_back_freed_memory
 from shridhar_ft.model.isolation import probe_isolation
-from shridhar_ft.model.memory import give_back_freed_memory
 from shridhar_ft.monitoring.board import Board
 from shridhar_ft.monitoring.live import Live
 from shridhar_ft.out_of_memory import memory_errors

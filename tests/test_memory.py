@@ -208,11 +208,12 @@ def test_the_faster_precision_is_measured_and_told_with_both_rates() -> None:
 
 
 def test_few_kernels_are_kept_unless_the_user_says_otherwise(monkeypatch) -> None:
-    from shridhar_ft.model.memory import KERNELS, keep_few_kernels
+    from shridhar_ft.model.allocator import KERNELS, keep_memory_low
 
     monkeypatch.setenv("LRU_CACHE_CAPACITY", "")
     monkeypatch.delenv("LRU_CACHE_CAPACITY")  # set first, so that it is unset again afterwards
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "500")
-    keep_few_kernels()
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", os.environ.get("THP_MEM_ALLOC_ENABLE", "1"))
+    keep_memory_low()
     assert os.environ["LRU_CACHE_CAPACITY"] == str(KERNELS)
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "500"

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shridhar_ft.evaluation.materials import Unmeasured
+
 BY_DEFAULT = 256  # tokens that the harness lets a model say where a task names no number
-
-
-class HarnessFailedError(Exception):
-    """The harness cannot run what was asked; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def run(asked: dict[str, Any], samples: bool = False) -> Harnessed:
         samples: Keep each item's prompt, answer and score.
 
     Raises:
-        HarnessFailedError: A package or data is absent, a task unknown, a prompt too long.
+        Unmeasured: A package or data is absent, a task unknown, a prompt too long.
     """
     import torch
     from lm_eval import simple_evaluate
@@ -64,20 +62,20 @@ def run(asked: dict[str, Any], samples: bool = False) -> Harnessed:
     try:
         tasks = manager.load(asked["tasks"])["tasks"]
     except ImportError as error:
-        raise HarnessFailedError(
+        raise Unmeasured(
             f"a package of its own is absent ({error.name or error}); pip install 'lm_eval[ruler]'"
         ) from error
     except KeyError as error:
-        raise HarnessFailedError(f"{error.args[0]}; see `lm_eval ls tasks`") from error
+        raise Unmeasured(f"{error.args[0]}; see `lm_eval ls tasks`") from error
     except (OSError, ConnectionError, ValueError) as error:
-        raise HarnessFailedError(f"its data did not come ({type(error).__name__}): is the Hub reached?") from error
+        raise Unmeasured(f"its data did not come ({type(error).__name__}): is the Hub reached?") from error
     requests = []
     for task in tasks.values():
         task.build_all_requests(limit=asked["limit"])
         requests += task.instances
     needed = longest(requests, tokenizer)
     if needed > asked["window"]:
-        raise HarnessFailedError(f"a prompt and its answer take {needed} tokens and the window has {asked['window']}")
+        raise Unmeasured(f"a prompt and its answer take {needed} tokens and the window has {asked['window']}")
     # The harness's own default is CUDA, there or not.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = HFLM(pretrained=asked["model"], max_length=needed, device=device)
@@ -91,7 +89,7 @@ def run(asked: dict[str, Any], samples: bool = False) -> Harnessed:
         log_samples=samples,
     )
     if (asked_for := longest([one for task in tasks.values() for one in task.instances], tokenizer)) > needed:
-        raise HarnessFailedError(f"the harness asked for {asked_for} tokens where {needed} were counted")
+        raise Unmeasured(f"the harness asked for {asked_for} tokens where {needed} were counted")
     return Harnessed(model, tasks, found, needed)
 
 
@@ -100,7 +98,7 @@ def main(asked_file: str, said_file: str) -> int:
     asked = json.loads(Path(asked_file).read_text(encoding="utf-8"))
     try:
         done = run(asked)
-    except HarnessFailedError as error:
+    except Unmeasured as error:
         print(error, file=sys.stderr)
         return 1
     said = {}
