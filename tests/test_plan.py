@@ -206,15 +206,15 @@ def test_a_processor_is_guessed_by_what_it_multiplies(
     # Emulated bf16 is slower than float32; what is multiplied is several times as fast, attention less so.
     times = here.rates.matmul_at("bf16", 1024) / here.rates.matmul_at("fp32", 1024)
     assert 4 < times < 5 if bf16 else times < 0.01
-    assert here.rates.attention["fp32"] > 5e10
+    assert here.rates.attention_at("fp32", 4096) > 5e10
 
 
 def test_a_calibration_is_taken(alone: Path) -> None:
     assert "guessed" in machine("here").source
     rates = {
         "matmul": {"fp32": {"128": 1e9, "256": 3e9}, "bf16": {"128": 1e8, "256": 1e8}},
-        "attention": {"fp32": 5e8, "bf16": 1e8},
-        "memory": 1e9,
+        "attention": {"fp32": {"512": 5e8, "1024": 7e8}, "bf16": {"512": 1e8}},
+        "memory": {"2097152": 4e9, "4194304": 1e9},
         "layer": 0.01,
         "link": 1e9,
     }
@@ -224,7 +224,10 @@ def test_a_calibration_is_taken(alone: Path) -> None:
     here = machine("here")
     assert here.rates.measured and not here.in_bf16("auto")
     assert [here.rates.matmul_at("fp32", width) for width in (64, 192, 999)] == [1e9, 2e9, 3e9]
-    for damaged in ("{", "[]", json.dumps({**held, "rates": {}})):
+    assert [here.rates.attention_at("fp32", length) for length in (9, 768, 9000)] == [5e8, 6e8, 7e8]
+    assert [here.rates.memory_at(size << 20) for size in (1, 3, 4, 99)] == [4e9, 4e9, 1e9, 1e9]
+    earlier = {**held, "rates": {**rates, "memory": 1e9}}
+    for damaged in ("{", "[]", json.dumps({**held, "rates": {}}), json.dumps(earlier)):
         calibration_file().write_text(damaged)
         with pytest.raises(UserError, match=r"is damaged .* plan --calibrate"):
             machine("here")
@@ -266,7 +269,9 @@ def test_calibrating_measures_this_machine(alone: Path, monkeypatch: pytest.Monk
     assert run_command(["plan", "--calibrate", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads(calibration_file().read_text())
-    assert all(rate > 1e6 for widths in found["rates"]["matmul"].values() for rate in widths.values())
+    for what in ("matmul", "attention"):
+        assert all(rate > 1e6 for rates in found["rates"][what].values() for rate in rates.values())
+    assert len(found["rates"]["memory"]) == 5 and all(rate > 1e7 for rate in found["rates"]["memory"].values())
     assert machine("here").rates.measured
 
 

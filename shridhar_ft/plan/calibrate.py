@@ -1,14 +1,16 @@
 """Measures this machine for a minute: matrix products by width, attention, memory, the cost of a layer; with torch.
 
-shridhar-ft plan --calibrate
+    shridhar-ft plan --calibrate
+
+Forward and backward, in memory as a training process has it, and the median of what was timed: the best of many is a
+rate that a step never sees (a tenth to a fifth above it on two cores of a shared machine).
 """
 
 import platform
+import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.plan.machines import calibration_file
@@ -20,11 +22,15 @@ if TYPE_CHECKING:
 
 WIDTHS = (128, 256, 512, 1024, 2048)
 TOKENS = 1024
-LENGTH, HEADS, DIM = 2048, 8, 64
-NUMBERS = 1 << 25  # of float32: 128 MiB, beyond any cache
+LENGTHS, HEADS, DIM = (512, 1024, 4096), 8, 64
+ROWS = (1024, 2048, 4096, 8192, 16_384)  # of 512 numbers: 2 to 32 MiB, around what an allocator takes afresh
+NORMS, PASSES = (
+    4,
+    36,
+)  # norms, each added to what it read, and the times that one touches a number, forward and backward
 EACH = 1.5  # seconds a measurement takes
 FEWEST = 3  # repetitions of what takes longer: other work on the machine makes single ones ten times as slow
-SLOWEST = 0.5  # seconds of one product above which a type is taken for emulated, and wider ones are not measured
+SLOWEST = 1.5  # seconds above which a type is taken for emulated, and larger sizes are not measured
 
 
 def calibrate(say: Callable[[str], None]) -> dict[str, Any]:
@@ -37,6 +43,10 @@ def calibrate(say: Callable[[str], None]) -> dict[str, Any]:
         kind, chip, devices, memory (bytes), at, and rates as machines.Rates holds them.
     """
     import psutil
+
+    from shridhar_ft.model.allocator import keep_memory_low
+
+    keep_memory_low()
     import torch
 
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
@@ -54,24 +64,33 @@ def calibrate(say: Callable[[str], None]) -> dict[str, Any]:
         "memory": torch.cuda.mem_get_info(device)[1] if cuda else psutil.virtual_memory().total,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "rates": {
-            "matmul": {name: {str(width): rate for width, rate in widths.items()} for name, widths in matmul.items()},
-            "attention": attention,
-            "memory": memory,
+            "matmul": {name: _texts(rates) for name, rates in matmul.items()},
+            "attention": {name: _texts(rates) for name, rates in attention.items()},
+            "memory": _texts(memory),
             "layer": layer,
-            "link": memory / 4 if not cuda else 2e10,  # not measured: it takes two processes
+            "link": max(memory.values()) / 4 if not cuda else 2e10,  # not measured: it takes two processes
         },
     }
     write_json(calibration_file(), found)
-    for name, widths in matmul.items():
-        fast = ", ".join(f"{rate / 1e9:,.0f} at {width}" for width, rate in widths.items())
-        say(f"plan: matrix products in {name}: {fast} GFLOP/s by width; attention {attention[name] / 1e9:,.0f}")
-    say(f"plan: memory {memory / 1e9:,.1f} GB/s; a pass over a layer takes at least {layer * 1e3:.2f} ms")
+    for name in kinds:
+        products, reading = (
+            ", ".join(f"{rate / 1e9:,.0f} at {size}" for size, rate in rates[name].items())
+            for rates in (matmul, attention)
+        )
+        say(f"plan: matrix products in {name}: {products} GFLOP/s by width; attention {reading} tokens")
+    moving = ", ".join(f"{rate / 1e9:,.0f} at {size >> 20} MiB" for size, rate in memory.items())
+    say(f"plan: elementwise work {moving} a tensor GB/s; a pass over a layer takes at least {layer * 1e3:.2f} ms")
     say(f"plan: kept in {calibration_file()}")
     return found
 
 
-def _best(device: "torch.device", work: Callable[[], Any]) -> float:
-    """Seconds of the fastest of as many repetitions as there is time for, after one that sets it up."""
+def _texts(rates: dict[int, float]) -> dict[str, float]:
+    """As JSON has it."""
+    return {str(size): rate for size, rate in rates.items()}
+
+
+def _typical(device: "torch.device", work: Callable[[], Any]) -> float:
+    """Seconds of the median of as many repetitions as there is time for, after one that sets it up."""
     import torch
 
     def once() -> float:
@@ -81,51 +100,82 @@ def _best(device: "torch.device", work: Callable[[], Any]) -> float:
             torch.accelerator.synchronize()
         return time.perf_counter() - begun
 
-    first = once()
-    until, best = time.perf_counter() + EACH, first
-    for number in count():
-        if number >= FEWEST and time.perf_counter() > until:
-            return best
-        best = min(best, once())
-    raise AssertionError("count() does not end")
+    once()
+    until, found = time.perf_counter() + EACH, [once()]
+    while len(found) < FEWEST or time.perf_counter() < until:
+        found.append(once())
+    return statistics.median(found)
 
 
-def _matmul(device: "torch.device", dtype: "torch.dtype") -> dict[int, float]:
-    """Width → operations a second, of products as a layer makes them."""
-    import torch
+def _rates(device: "torch.device", works: dict[int, tuple[float, Callable[[], Any]]]) -> dict[int, float]:
+    """Rates by size.
 
+    Args:
+        device: Where.
+        works: Size, from the smallest on → what is counted of it, and what does it.
+    """
     found: dict[int, float] = {}
-    for width in WIDTHS:
-        tokens = torch.ones(TOKENS, width, dtype=dtype, device=device)
-        weight = torch.ones(3 * width, width, dtype=dtype, device=device)
-        if found and (slowest := min(found.values())) and 6 * TOKENS * width**2 / slowest > SLOWEST:
-            found[width] = slowest  # emulated: another minute would say the same
-            continue
-        seconds = _best(device, partial(torch.nn.functional.linear, tokens, weight))
-        found[width] = 6 * TOKENS * width**2 / seconds
+    for size, (counted, work) in works.items():
+        if found and counted / min(found.values()) > SLOWEST:  # emulated: another minute would say the same
+            found[size] = min(found.values())
+        else:
+            found[size] = counted / _typical(device, work)
     return found
 
 
-def _attention(device: "torch.device", dtype: "torch.dtype") -> float:
-    """Operations a second of causal attention, forward and backward."""
+def _matmul(device: "torch.device", dtype: "torch.dtype") -> dict[int, float]:
+    """Width → operations a second, of products as a layer makes them, forward and backward."""
     import torch
 
-    shape = (1, HEADS, LENGTH, DIM)
-    query, key, value = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
+    def product(width: int) -> tuple[float, Callable[[], Any]]:
+        tokens = torch.randn(TOKENS, width, dtype=dtype, device=device, requires_grad=True)
+        weight = torch.randn(3 * width, width, dtype=dtype, device=device, requires_grad=True)
+        above = torch.randn(TOKENS, 3 * width, dtype=dtype, device=device)
 
-    def both() -> None:
-        torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True).sum().backward()
+        def both() -> None:
+            tokens.grad = weight.grad = None
+            torch.nn.functional.linear(tokens, weight).backward(above)
 
-    operations = 4 * HEADS * DIM * pairs(LENGTH) * (1 + ATTENTION_BACKWARD)
-    return operations / _best(device, both)
+        return 18 * TOKENS * width**2, both
+
+    return _rates(device, {width: product(width) for width in WIDTHS})
 
 
-def _memory(device: "torch.device") -> float:
-    """Bytes a second of elementwise work: two numbers read, one written."""
+def _attention(device: "torch.device", dtype: "torch.dtype") -> dict[int, float]:
+    """Tokens → operations a second of causal attention, forward and backward."""
     import torch
 
-    left, right, out = (torch.ones(NUMBERS, device=device) for _ in range(3))
-    return 12 * NUMBERS / _best(device, lambda: torch.add(left, right, out=out))
+    def attend(length: int) -> tuple[float, Callable[[], Any]]:
+        shape = (1, HEADS, length, DIM)
+        query, key, value = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
+
+        def both() -> None:
+            torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True).sum().backward()
+
+        return 4 * HEADS * DIM * pairs(length) * (1 + ATTENTION_BACKWARD), both
+
+    return _rates(device, {length: attend(length) for length in LENGTHS})
+
+
+def _memory(device: "torch.device") -> dict[int, float]:
+    """Bytes of a tensor → bytes a second of elementwise work: norms and residuals, whose activations live on."""
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    def norms(rows: int) -> tuple[float, Callable[[], Any]]:
+        norm = LlamaRMSNorm(512).to(device)
+        hidden, above = torch.randn(2, 1, rows, 512, device=device)
+        hidden.requires_grad_()
+
+        def both() -> None:
+            carried = hidden
+            for _ in range(NORMS):
+                carried = carried + norm(carried)
+            carried.backward(above)
+
+        return NORMS * PASSES * 4 * hidden.numel(), both
+
+    return {4 * 512 * rows: rate for rows, rate in _rates(device, {rows: norms(rows) for rows in ROWS}).items()}
 
 
 def _layer(device: "torch.device") -> float:
@@ -143,4 +193,4 @@ def _layer(device: "torch.device") -> float:
     def both() -> None:
         model(input_ids=ids, use_cache=False).logits.sum().backward()
 
-    return _best(device, both) / (3 * layers)
+    return _typical(device, both) / (3 * layers)

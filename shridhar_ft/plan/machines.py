@@ -31,10 +31,10 @@ class Rates:
 
     matmul: dict[str, dict[int, float]]
     """Type (fp32, bf16) → width → operations a second; between widths it is interpolated."""
-    attention: dict[str, float]
-    """Type → operations a second of attention, forward and backward together."""
-    memory: float
-    """Bytes a second that elementwise work reads and writes."""
+    attention: dict[str, dict[int, float]]
+    """Type → tokens of a document → operations a second of attention, forward and backward; between them as above."""
+    memory: dict[int, float]
+    """Bytes of a tensor, and of larger ones up to the next → bytes a second that elementwise work on it moves."""
     layer: float
     """Seconds that one pass over one layer takes however little it computes."""
     link: float
@@ -44,13 +44,31 @@ class Rates:
 
     def matmul_at(self, dtype: str, width: int) -> float:
         """Operations a second of matrix products of this width."""
-        points = sorted(self.matmul[dtype].items())
-        if width <= points[0][0]:
-            return points[0][1]
-        for (low, slow), (high, fast) in pairwise(points):
-            if width <= high:
-                return slow + (fast - slow) * (width - low) / (high - low)
-        return points[-1][1]
+        return _between(self.matmul[dtype], width)
+
+    def attention_at(self, dtype: str, document: float) -> float:
+        """Operations a second of attention in a document of so many tokens: blocks on the diagonal are half wasted."""
+        return _between(self.attention[dtype], document)
+
+    def memory_at(self, tensor: float) -> float:
+        """Bytes a second of elementwise work on tensors of so many bytes.
+
+        No straight line lies between two sizes: from the one on that an allocator takes afresh from the system, it is
+        the page faults that cost.
+        """
+        sizes = sorted(self.memory)
+        return self.memory[max([size for size in sizes if size <= tensor], default=sizes[0])]
+
+
+def _between(rates: dict[int, float], at: float) -> float:
+    """The rate at a size: on the straight line between the two that are known, else that of the nearest."""
+    points = sorted(rates.items())
+    if at <= points[0][0]:
+        return points[0][1]
+    for (low, slow), (high, fast) in pairwise(points):
+        if at <= high:
+            return slow + (fast - slow) * (at - low) / (high - low)
+    return points[-1][1]
 
 
 @dataclass(frozen=True)
@@ -185,8 +203,8 @@ def _rates(chip: dict[str, Any]) -> Rates:
             dtype: {width: peak(dtype, "matmul") * width / (width + lost) for width in widths}
             for dtype in ("fp32", "bf16")
         },
-        attention={dtype: peak(dtype, "attention") for dtype in ("fp32", "bf16")},
-        memory=chip["gb_per_s"] * 1e9 * share["memory"],
+        attention={dtype: {1: peak(dtype, "attention")} for dtype in ("fp32", "bf16")},
+        memory={1: chip["gb_per_s"] * 1e9 * share["memory"]},
         layer=3e-4,
         link=chip["link_gb_per_s"] * 1e9,
     )
@@ -221,7 +239,7 @@ def this_machine() -> Machine:
     scale = max(1.0, cores / 2) if near.kind == "cpu" else 1.0
     guessed = Rates(
         matmul={d: {w: rate * scale for w, rate in widths.items()} for d, widths in near.rates.matmul.items()},
-        attention={dtype: rate * scale for dtype, rate in near.rates.attention.items()},
+        attention={d: {n: rate * scale for n, rate in sizes.items()} for d, sizes in near.rates.attention.items()},
         memory=near.rates.memory,
         layer=near.rates.layer,
         link=near.rates.link,
@@ -249,10 +267,10 @@ def this_machine() -> Machine:
             rates=_stored(held["rates"]),
             source=f"this machine, calibrated {held['at']}",
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{calibration_file()} is damaged ({type(error).__name__}: {first_line(error)}); remove it, or measure "
-            "anew: shridhar-ft plan --calibrate"
+            f"{calibration_file()} is damaged or of an earlier version ({type(error).__name__}: {first_line(error)}); "
+            "measure anew: shridhar-ft plan --calibrate"
         ) from error
 
 
@@ -268,5 +286,11 @@ def _multiplies_bf16() -> bool:
 
 def _stored(held: dict[str, Any]) -> Rates:
     """Rates as a JSON file holds them, whose keys are text."""
-    matmul = {dtype: {int(width): rate for width, rate in widths.items()} for dtype, widths in held["matmul"].items()}
-    return Rates(**{**held, "matmul": matmul, "measured": True})
+
+    def numbered(rates: dict[str, float]) -> dict[int, float]:
+        return {int(size): rate for size, rate in rates.items()}
+
+    by_type = {
+        what: {dtype: numbered(rates) for dtype, rates in held[what].items()} for what in ("matmul", "attention")
+    }
+    return Rates(**{**held, **by_type, "memory": numbered(held["memory"]), "measured": True})

@@ -186,7 +186,7 @@ def _evaluating(recipe: Recipe, plan: PartPlan, machine: Machine, local: int, lo
         layers, head, attention = forward_work(plan.step.size, window, document)
         dtype = "bf16" if plan.bf16 else "fp32"
         rate = machine.rates.matmul_at(dtype, plan.step.size.shape.hidden)
-        return (layers + head) / rate + attention / machine.rates.attention[dtype]
+        return (layers + head) / rate + attention / machine.rates.attention_at(dtype, min(window, document))
 
     steps = plan.steps or 0
     times = steps // evaluated_every(plan.part.tuning, steps)

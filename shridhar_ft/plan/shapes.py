@@ -140,7 +140,16 @@ class Shape:
         return self.linear + self.biases + self.norms + self.head * (1 if self.tied else 2)
 
     def adapters(self, rank: int, targets: list[str] | str, dora: bool = False) -> int:
-        """Numbers in LoRA's matrices of this rank on these linear layers (`all-linear`: all of them).
+        """Numbers in LoRA's matrices of this rank on these linear layers (`all-linear`: all of them)."""
+        sizes = self._chosen(targets)
+        return sum(rank * (inputs + outputs) + (outputs if dora else 0) for inputs, outputs in sizes)
+
+    def adapted(self, targets: list[str] | str) -> list[int]:
+        """Numbers of one token that each of these linear layers puts out."""
+        return [outputs for _, outputs in self._chosen(targets)]
+
+    def _chosen(self, targets: list[str] | str) -> list[Linear]:
+        """Sizes of the linear layers that these targets name.
 
         A target may name a layer by more than its last part: self_attn.q_proj, layers.0.self_attn.q_proj.
         """
@@ -151,8 +160,7 @@ class Shape:
             for layer in ([int(part) for part in before if part.isdigit()] or range(self.layers))
             if name in self.linears
         }
-        sizes = [self.linears[name] for _, name in chosen]
-        return sum(rank * (inputs + outputs) + (outputs if dora else 0) for inputs, outputs in sizes)
+        return [self.linears[name] for _, name in chosen]
 
 
 def shape_of(config: dict[str, Any], vocabulary: int | None = None) -> Shape | None:

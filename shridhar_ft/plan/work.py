@@ -4,19 +4,24 @@ a product of m × k and k × n counts 2mkn operations; attention counts each pai
 forward 1, backward 2 (full weights) or 1 (frozen: only the gradient of what came in), recomputation as levers say
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.machines import Machine
+from shridhar_ft.plan.memory import LOGITS_BYTES, TILE
 from shridhar_ft.plan.shapes import Shape
 from shridhar_ft.plan.sizes import Sizes
 
 ATTENTION_BACKWARD = 2.5  # products of attention's backward pass to those of its forward: five to two
-# Times that eager kernels touch a number of one token in a forward pass: norms and residuals; RoPE; the MLP's gate.
-PASSES_HIDDEN, PASSES_ROPE, PASSES_MLP = 16, 8, 6
-PASSES_BACK = 2.0  # of the backward pass to the forward
+# Times that eager kernels read or write a number of one token, forward and backward, as torch's dispatcher counts them
+# in llama's layer (tests/test_plan_work.py): norms and residuals; RoPE, of queries and keys; the MLP's gate; an
+# adapter, of what its layer puts out.
+HIDDEN, ROPE, GATE, ADAPTER = (20, 61), (10, 16), (5, 9), (5, 4)
+LOGITS = 4  # the same of a logit, in the fused loss
 UPDATE = 40  # bytes read and written a trained parameter in an update: clip, AdamW, clearing
+IN_PLACE = 1 << 30  # bytes of a tensor so large that no cache holds it: what an update works on
 OVERLAPPED = 0.5  # share of the exchange that hides behind the backward pass
 STEP_SECONDS = 0.02  # around a step, whatever it computes: data, guards, log
 
@@ -31,8 +36,10 @@ class Work:
     """Operations of the output head and its loss."""
     attention: float
     """Operations of attention."""
-    moved: float
-    """Bytes that elementwise work and the update move."""
+    document: float
+    """Tokens that an average one stands among; what attention's rate goes by."""
+    moved: dict[int, float]
+    """Bytes of a tensor → bytes that elementwise work on such tensors moves, and the update."""
     exchanged: float
     """Bytes that go to other devices."""
     passes: float
@@ -108,23 +115,42 @@ def step_work(
     head *= (3 if size.head_trained else 2) + (device == "cuda")  # TRL's head computes the logits once more
     recomputed = again and ("recompute_attention" in levers)
     attention *= 1 + ATTENTION_BACKWARD + recomputed
-    made, windows = 2 if bf16 else 4, tuning.batch_size * tuning.gradient_accumulation / layout.sequence
-    a_token = shape.layers * (
-        PASSES_HIDDEN * shape.hidden * 4
-        + PASSES_ROPE * (shape.queries + shape.keys) * made
-        + PASSES_MLP * shape.intermediate * made
-    )
-    moved = a_token * window * (1 + PASSES_BACK + again) * windows
-    moved += UPDATE * size.trained / (1 if layout.offload_optimizer else layout.shards)
-    moved += 4 * made * shape.vocabulary * window * windows
+    windows = tuning.batch_size * tuning.gradient_accumulation / layout.sequence
     return Work(
         linear=linear * windows,
         head=head * windows,
         attention=attention * windows,
-        moved=moved,
+        document=min(document, window),
+        moved=_moved(size, tuning, window, levers, bf16, layout),
         exchanged=_exchanged(size, tuning, layout, bf16),
         passes=shape.layers * (3 + again) * tuning.batch_size * tuning.gradient_accumulation,
     )
+
+
+def _moved(
+    size: Sizes, tuning: Tuning, window: int, levers: tuple[Lever, ...], bf16: bool, layout: Layout
+) -> dict[int, float]:
+    """Bytes that elementwise work moves in a step, by the size of the tensors that it works on."""
+    shape, made = size.shape, 2 if bf16 else 4
+    again = "checkpointing" in levers
+    together = tuning.batch_size * window / layout.sequence  # tokens of a forward pass
+    tile = min(together, TILE) if "tiled_mlp" in levers else together
+    adapted = [] if tuning.method == "full" else shape.adapted(tuning.targets)
+    found: dict[int, float] = defaultdict(float)
+    layers = shape.layers
+    for (forward, backward), width, of_number, tokens, times in (
+        (HIDDEN, shape.hidden, 4, tile, layers),
+        (ROPE, shape.queries, made, together, layers),
+        (ROPE, shape.keys, made, together, layers),
+        (GATE, shape.intermediate, made, tile, layers),
+        *((ADAPTER, outputs, made, together, 1) for outputs in adapted),
+    ):
+        passes = forward * (1 + again) + backward
+        found[int(width * of_number * tokens)] += passes * width * of_number * together * times
+    found[LOGITS_BYTES] += LOGITS * made * shape.vocabulary * together
+    found = defaultdict(float, {tensor: moved * tuning.gradient_accumulation for tensor, moved in found.items()})
+    found[IN_PLACE] += UPDATE * size.trained / (1 if layout.offload_optimizer else layout.shards)
+    return dict(found)
 
 
 def _exchanged(size: Sizes, tuning: Tuning, layout: Layout, bf16: bool) -> float:
@@ -155,8 +181,8 @@ def step_seconds(
     terms = {
         "layers": work.linear / rate * shared,
         "head": work.head / rate * shared,
-        "attention": work.attention / rates.attention[dtype] * shared,
-        "memory": work.moved / rates.memory * shared,
+        "attention": work.attention / rates.attention_at(dtype, work.document) * shared,
+        "memory": sum(moved / rates.memory_at(tensor) for tensor, moved in work.moved.items()) * shared,
         "exchange": work.exchanged / rates.link * (1 - OVERLAPPED),
     }
     # A GPU is handed its kernels while it computes: only what the computing does not hide counts.
