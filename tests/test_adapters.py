@@ -315,6 +315,18 @@ def test_a_quantised_layer_gives_gradients_and_keeps_its_bytes(llama) -> None:
     assert all(torch.equal(a, b.weight.data) for a, b in zip(before, quantized_layers(model), strict=True))
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="tells by Linux what a process has mapped")
+@pytest.mark.parametrize("how", ["nf4", "int8"])
+def test_a_quantised_base_leaves_its_weight_file(llama, tmp_path: Path, how: str) -> None:
+    llama().save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert str(tmp_path) in Path("/proc/self/maps").read_text(), "no need of _leave_the_file"
+    before = model.lm_head.weight.clone()
+    model = quantize(model, Quantization(how), torch.device("cpu"))
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert torch.equal(model.lm_head.weight, before)
+
+
 @pytest.mark.parametrize("how", ["nf4", "int8"])
 @pytest.mark.parametrize("kind", [{}, {"rslora": True}, {"dora": True}], ids=str)
 def test_every_kind_of_adapter_trains_on_a_quantised_base_as_on_its_rounded_weights(
