@@ -61,7 +61,8 @@ def quantize(model: "PreTrainedModel", how: Quantization, device: torch.device) 
     # in charge and would have to be asked for every cast.
     model.is_loaded_in_4bit = how.type == "nf4"
     model.is_loaded_in_8bit = how.type == "int8"
-    _leave_the_file(model)
+    if device.type == "cpu":  # elsewhere the move itself copies
+        _leave_the_file(model)
     return model.to(device)
 
 
@@ -73,7 +74,7 @@ def _leave_the_file(model: nn.Module) -> None:
     """
     quantised = {id(layer.weight) for layer in quantized_layers(model)}
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and id(tensor) not in quantised:
+        if id(tensor) not in quantised:
             tensor.data = tensor.data.clone()
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from shridhar_ft.plan.machines import calibration_file
-from shridhar_ft.plan.work import ATTENTION_BACKWARD, pairs
+from shridhar_ft.plan.work import ATTENTION_BACKWARD, IN_PLACE, pairs
 from shridhar_ft.runfolder import write_json
 
 if TYPE_CHECKING:
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 WIDTHS = (128, 256, 512, 1024, 2048)
 TOKENS = 1024
-LENGTHS, HEADS, DIM = (512, 1024, 4096), 8, 64
-ROWS = (1024, 2048, 4096, 8192, 16_384)  # of 512 numbers: 2 to 32 MiB, around what an allocator takes afresh
-NORMS, PASSES = (
-    4,
-    36,
-)  # norms, each added to what it read, and the times that one touches a number, forward and backward
+LENGTHS = (512, 1024, 4096)  # of documents
+HEADS, DIM = 8, 64
+ROWS = (1024, 2048, 4096, 8192, 16_384)  # of WIDTH numbers: 2 to 32 MiB, around what a CPU's allocator takes afresh
+WIDTH = 512
+NUMBERS = 1 << 25  # of float32: 128 MiB, beyond any cache
+DEEP = 4  # norms, each added to what it read
+PASSES = 36  # times that one of them touches a number, forward and backward
 EACH = 1.5  # seconds a measurement takes
 FEWEST = 3  # repetitions of what takes longer: other work on the machine makes single ones ten times as slow
-SLOWEST = 1.5  # seconds above which a type is taken for emulated, and larger sizes are not measured
+SLOWEST = 1.5  # seconds that a larger size may take to be measured
 
 
 def calibrate(say: Callable[[str], None]) -> dict[str, Any]:
@@ -78,8 +79,11 @@ def calibrate(say: Callable[[str], None]) -> dict[str, Any]:
             for rates in (matmul, attention)
         )
         say(f"plan: matrix products in {name}: {products} GFLOP/s by width; attention {reading} tokens")
-    moving = ", ".join(f"{rate / 1e9:,.0f} at {size >> 20} MiB" for size, rate in memory.items())
-    say(f"plan: elementwise work {moving} a tensor GB/s; a pass over a layer takes at least {layer * 1e3:.2f} ms")
+    moving = ", ".join(
+        f"{rate / 1e9:,.0f} {'in place' if size == IN_PLACE else f'at {size >> 20} MiB'}"
+        for size, rate in memory.items()
+    )
+    say(f"plan: elementwise work {moving} GB/s by tensor; a pass over a layer takes at least {layer * 1e3:.2f} ms")
     say(f"plan: kept in {calibration_file()}")
     return found
 
@@ -116,10 +120,9 @@ def _rates(device: "torch.device", works: dict[int, tuple[float, Callable[[], An
     """
     found: dict[int, float] = {}
     for size, (counted, work) in works.items():
-        if found and counted / min(found.values()) > SLOWEST:  # emulated: another minute would say the same
-            found[size] = min(found.values())
-        else:
-            found[size] = counted / _typical(device, work)
+        last = next(reversed(found.values()), None)
+        # Emulated, or a slow machine: another minute would say about the same.
+        found[size] = last if last and counted / last > SLOWEST else counted / _typical(device, work)
     return found
 
 
@@ -150,32 +153,42 @@ def _attention(device: "torch.device", dtype: "torch.dtype") -> dict[int, float]
         query, key, value = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
 
         def both() -> None:
+            query.grad = key.grad = value.grad = None
             torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True).sum().backward()
 
         return 4 * HEADS * DIM * pairs(length) * (1 + ATTENTION_BACKWARD), both
 
-    return _rates(device, {length: attend(length) for length in LENGTHS})
+    # Where torch has no fused kernel it makes all scores at once: gigabytes at the longest.
+    lengths = LENGTHS[:2] if device.type == "mps" else LENGTHS
+    return _rates(device, {length: attend(length) for length in lengths})
 
 
 def _memory(device: "torch.device") -> dict[int, float]:
-    """Bytes of a tensor → bytes a second of elementwise work: norms and residuals, whose activations live on."""
+    """Bytes of a tensor → bytes a second of elementwise work: norms and residuals, whose activations live on.
+
+    A GPU's allocator keeps what was freed: there one size stands for all, and it is beyond its caches.
+    """
     import torch
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
     def norms(rows: int) -> tuple[float, Callable[[], Any]]:
-        norm = LlamaRMSNorm(512).to(device)
-        hidden, above = torch.randn(2, 1, rows, 512, device=device)
+        norm = LlamaRMSNorm(WIDTH).to(device)
+        hidden, above = torch.randn(2, 1, rows, WIDTH, device=device)
         hidden.requires_grad_()
 
         def both() -> None:
             carried = hidden
-            for _ in range(NORMS):
+            hidden.grad = norm.weight.grad = None
+            for _ in range(DEEP):
                 carried = carried + norm(carried)
             carried.backward(above)
 
-        return NORMS * PASSES * 4 * hidden.numel(), both
+        return DEEP * PASSES * 4 * hidden.numel(), both
 
-    return {4 * 512 * rows: rate for rows, rate in _rates(device, {rows: norms(rows) for rows in ROWS}).items()}
+    sizes = ROWS if device.type == "cpu" else (NUMBERS // WIDTH,)
+    found = {4 * WIDTH * rows: rate for rows, rate in _rates(device, {rows: norms(rows) for rows in sizes}).items()}
+    left, right, out = (torch.ones(NUMBERS, device=device) for _ in range(3))
+    return {**found, IN_PLACE: 12 * NUMBERS / _typical(device, lambda: torch.add(left, right, out=out))}
 
 
 def _layer(device: "torch.device") -> float:

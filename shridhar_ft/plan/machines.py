@@ -34,7 +34,8 @@ class Rates:
     attention: dict[str, dict[int, float]]
     """Type → tokens of a document → operations a second of attention, forward and backward; between them as above."""
     memory: dict[int, float]
-    """Bytes of a tensor, and of larger ones up to the next → bytes a second that elementwise work on it moves."""
+    """Bytes of a tensor, and of larger ones up to the next → bytes a second that elementwise work on it moves; the
+    last where it is calibrated: of tensors that stay."""
     layer: float
     """Seconds that one pass over one layer takes however little it computes."""
     link: float
@@ -257,6 +258,8 @@ def this_machine() -> Machine:
         return here
     try:
         held = read_json(calibration_file())
+        if not isinstance(held["rates"]["memory"], dict):
+            return replace(here, source=f"{here.source} again: it was calibrated by an earlier version")
         return replace(
             here,
             kind=held["kind"],
@@ -269,8 +272,8 @@ def this_machine() -> Machine:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{calibration_file()} is damaged or of an earlier version ({type(error).__name__}: {first_line(error)}); "
-            "measure anew: shridhar-ft plan --calibrate"
+            f"{calibration_file()} is damaged ({type(error).__name__}: {first_line(error)}); remove it, or measure "
+            "anew: shridhar-ft plan --calibrate"
         ) from error
 
 
@@ -288,6 +291,8 @@ def _stored(held: dict[str, Any]) -> Rates:
     """Rates as a JSON file holds them, whose keys are text."""
 
     def numbered(rates: dict[str, float]) -> dict[int, float]:
+        if not rates:
+            raise ValueError("a table of rates is empty")
         return {int(size): rate for size, rate in rates.items()}
 
     by_type = {

@@ -141,15 +141,15 @@ class Shape:
 
     def adapters(self, rank: int, targets: list[str] | str, dora: bool = False) -> int:
         """Numbers in LoRA's matrices of this rank on these linear layers (`all-linear`: all of them)."""
-        sizes = self._chosen(targets)
+        sizes = [self.linears[name] for name in self._chosen(targets)]
         return sum(rank * (inputs + outputs) + (outputs if dora else 0) for inputs, outputs in sizes)
 
-    def adapted(self, targets: list[str] | str) -> list[int]:
-        """Numbers of one token that each of these linear layers puts out."""
-        return [outputs for _, outputs in self._chosen(targets)]
+    def adapted(self, targets: list[str] | str) -> list[tuple[str, int]]:
+        """Each of these linear layers, and how many numbers of one token it puts out."""
+        return [(name, self.linears[name][1]) for name in self._chosen(targets)]
 
-    def _chosen(self, targets: list[str] | str) -> list[Linear]:
-        """Sizes of the linear layers that these targets name.
+    def _chosen(self, targets: list[str] | str) -> list[str]:
+        """Names of the linear layers that these targets name, once for each decoder layer.
 
         A target may name a layer by more than its last part: self_attn.q_proj, layers.0.self_attn.q_proj.
         """
@@ -160,7 +160,7 @@ class Shape:
             for layer in ([int(part) for part in before if part.isdigit()] or range(self.layers))
             if name in self.linears
         }
-        return [self.linears[name] for _, name in chosen]
+        return sorted(name for _, name in chosen)
 
 
 def shape_of(config: dict[str, Any], vocabulary: int | None = None) -> Shape | None:

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from shridhar_ft.config_training import Lever, Tuning
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.machines import Machine
-from shridhar_ft.plan.memory import LOGITS_BYTES, TILE
+from shridhar_ft.plan.memory import TILE
 from shridhar_ft.plan.shapes import Shape
 from shridhar_ft.plan.sizes import Sizes
 
 ATTENTION_BACKWARD = 2.5  # products of attention's backward pass to those of its forward: five to two
 # Times that eager kernels read or write a number of one token, forward and backward, as torch's dispatcher counts them
-# in llama's layer (tests/test_plan_work.py): norms and residuals; RoPE, of queries and keys; the MLP's gate; an
+# in llama's layer (tests/test_plan_work.py): norms; residuals; RoPE, of queries and keys; the MLP's gate; an
 # adapter, of what its layer puts out.
-HIDDEN, ROPE, GATE, ADAPTER = (20, 61), (10, 16), (5, 9), (5, 4)
+NORMS, RESIDUALS, ROPE, GATE, ADAPTER = (14, 55), (6, 6), (10, 16), (5, 9), (5, 4)
+IN_MLP = ("gate_proj", "up_proj", "down_proj")
 LOGITS = 4  # the same of a logit, in the fused loss
 UPDATE = 40  # bytes read and written a trained parameter in an update: clip, AdamW, clearing
-IN_PLACE = 1 << 30  # bytes of a tensor so large that no cache holds it: what an update works on
+IN_PLACE = 1 << 40  # stands for the size of tensors that stay, and are larger than any cache
 OVERLAPPED = 0.5  # share of the exchange that hides behind the backward pass
 STEP_SECONDS = 0.02  # around a step, whatever it computes: data, guards, log
 
@@ -37,7 +38,7 @@ class Work:
     attention: float
     """Operations of attention."""
     document: float
-    """Tokens that an average one stands among; what attention's rate goes by."""
+    """Tokens of a document; what attention's rate goes by."""
     moved: dict[int, float]
     """Bytes of a tensor → bytes that elementwise work on such tensors moves, and the update."""
     exchanged: float
@@ -132,23 +133,27 @@ def _moved(
 ) -> dict[int, float]:
     """Bytes that elementwise work moves in a step, by the size of the tensors that it works on."""
     shape, made = size.shape, 2 if bf16 else 4
-    again = "checkpointing" in levers
+    again, tiled = "checkpointing" in levers, "tiled_mlp" in levers
     together = tuning.batch_size * window / layout.sequence  # tokens of a forward pass
-    tile = min(together, TILE) if "tiled_mlp" in levers else together
-    adapted = [] if tuning.method == "full" else shape.adapted(tuning.targets)
-    found: dict[int, float] = defaultdict(float)
+    tile = min(together, TILE) if tiled else together
     layers = shape.layers
-    for (forward, backward), width, of_number, tokens, times in (
-        (HIDDEN, shape.hidden, 4, tile, layers),
-        (ROPE, shape.queries, made, together, layers),
-        (ROPE, shape.keys, made, together, layers),
-        (GATE, shape.intermediate, made, tile, layers),
-        *((ADAPTER, outputs, made, together, 1) for outputs in adapted),
-    ):
-        passes = forward * (1 + again) + backward
-        found[int(width * of_number * tokens)] += passes * width * of_number * together * times
-    found[LOGITS_BYTES] += LOGITS * made * shape.vocabulary * together
-    found = defaultdict(float, {tensor: moved * tuning.gradient_accumulation for tensor, moved in found.items()})
+    kinds = [  # passes, numbers of a token, bytes of one, tokens of a tensor, forward passes, layers
+        (NORMS, shape.hidden, 4, tile, 1 + again + tiled, layers),
+        (RESIDUALS, shape.hidden, made, together, 1 + again, layers),
+        (ROPE, shape.queries, made, together, 1 + again, layers),
+        (ROPE, shape.keys, made, together, 1 + again, layers),
+        (GATE, shape.intermediate, made, tile, 1 + (again or tiled), layers),
+    ]
+    if tuning.method != "full":
+        kinds += [
+            (ADAPTER, outputs, made, tile if name in IN_MLP else together, 1 + again, 1)
+            for name, outputs in shape.adapted(tuning.targets)
+        ]
+    found: dict[int, float] = defaultdict(float)
+    for (forward, backward), width, of_number, tokens, times, layered in kinds:
+        moved = (forward * times + backward) * width * of_number * together * layered
+        found[int(width * of_number * tokens)] += moved * tuning.gradient_accumulation
+    found[IN_PLACE] += LOGITS * made * shape.vocabulary * together * tuning.gradient_accumulation
     found[IN_PLACE] += UPDATE * size.trained / (1 if layout.offload_optimizer else layout.shards)
     return dict(found)
 
