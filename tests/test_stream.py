@@ -4,9 +4,12 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 
+from shridhar_ft.adapters import attach
+from shridhar_ft.config_training import Tuning
 from shridhar_ft.model.build import build_model
 from shridhar_ft.model.loss import add_loss_head
 from shridhar_ft.model.memory import apply_levers
+from shridhar_ft.model.stream import leave_casts_to_autocast, narrow_stream
 from shridhar_ft.plan.levers import Levers
 
 SIZES = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -38,6 +41,41 @@ def test_hidden_states_are_bf16_and_angles_float32(model_type: str, names: tuple
     assert seen["angles"] == {torch.float32}
     assert seen["head"] == {model.get_output_embeddings().weight.dtype}
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", [{}, {"rslora": True}, {"dora": True}, {"dropout": 0.1}], ids=str)
+def test_adapters_make_no_copy_that_autocast_makes_again(kind: dict) -> None:
+    ids = torch.arange(24)[None] % 60
+    told = []
+    for spared in (False, True):
+        model = attach(
+            build_model(made().config, 0, "shridhar_sdpa"), Tuning(method="lora", rank=4, **kind), grown=False
+        )
+        narrow_stream(model)
+        if spared:
+            leave_casts_to_autocast(model)
+        torch.manual_seed(1)
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(weight, std=0.02)
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        ):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        told.append((loss.detach(), gradients, sum(kept.values())))
+    (before, own, more), (after, spare, less) = told
+    assert torch.equal(before, after) and own.keys() == spare.keys() and len(own) > 20
+    assert all(torch.equal(own[name], spare[name]) for name in own)
+    assert less < 0.95 * more or (kind and "rslora" not in kind)
 
 
 def test_the_angles_are_whole_far_out() -> None:

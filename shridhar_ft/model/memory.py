@@ -11,7 +11,7 @@ from shridhar_ft.model.compiling import compile_parts
 from shridhar_ft.model.estimate import model_sizes
 from shridhar_ft.model.offload import DiskStore, HostStore, Store
 from shridhar_ft.model.precision import faster_precision
-from shridhar_ft.model.stream import keep_angles_whole, narrow_stream
+from shridhar_ft.model.stream import keep_angles_whole, leave_casts_to_autocast, narrow_stream
 from shridhar_ft.model.tiled_mlp import tile_layers
 from shridhar_ft.plan.check import overridden
 from shridhar_ft.plan.choosing import FILLED, Step, as_needed
@@ -109,6 +109,7 @@ def apply_levers(model: "torch.nn.Module", levers: Levers, spill_folder: Path, c
         to_bf16(model, compute_bf16)
     if compute_bf16:
         narrow_stream(model)
+        leave_casts_to_autocast(model)
     keep_angles_whole(base)
     if "compile" in levers:
         compile_parts(base)

@@ -29,6 +29,23 @@ def narrow_stream(model: nn.Module) -> None:
             module.register_forward_hook(_as_its_input)
 
 
+def leave_casts_to_autocast(model: nn.Module) -> None:
+    """Let adapters take what comes in as it is where autocast will cast it anyway.
+
+    peft casts each adapted layer's input to its float32 matrices first, and autocast that copy back to bf16: the same
+    numbers, one copy more to make and another to keep for each of seven layers. (Its own quantised layers know.) Not
+    with dropout or DoRA: those compute with what was cast.
+
+    Args:
+        model: Its adapters attached, if it has any.
+    """
+    for module in model.modules():
+        if hasattr(module, "_cast_input_dtype") and not (
+            any(isinstance(child, nn.Dropout) for child in module.modules()) or getattr(module, "lora_variant", None)
+        ):
+            module._cast_input_dtype = partial(_unless_autocast, module._cast_input_dtype)
+
+
 def keep_angles_whole(model: nn.Module) -> None:
     """Let every rotary module give cos and sin in float32, not in the stream's type.
 
@@ -39,6 +56,11 @@ def keep_angles_whole(model: nn.Module) -> None:
     for module in model.modules():
         if any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False)):
             module.register_forward_pre_hook(_ask_in_float32)
+
+
+def _unless_autocast(cast: Any, given: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 - peft's method, a tensor or None
+    spared = given is not None and torch.is_autocast_enabled(given.device.type)
+    return given if spared else cast(given, dtype)
 
 
 def _narrowed(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
