@@ -42,7 +42,7 @@ def run_cell(cell: dict[str, Any]) -> dict[str, Any]:
         Seconds, CPU seconds, losses and gradient norms by step; memory in bytes; what the side did by itself, in words.
     """
     if cell["who"] == "ours":
-        from shridhar_ft.model.allocator import keep_memory_low
+        from shridhar_ft.allocator import keep_memory_low
 
         keep_memory_low()  # before the first tensor, as the library's own entries do
     device = PartialState().device

@@ -73,8 +73,8 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
 
     import shridhar_ft.training  # noqa: F401 - the process of a real run, and its attention
     from shridhar_ft.adapters import attach
+    from shridhar_ft.allocator import keep_memory_low
     from shridhar_ft.config_training import Tuning
-    from shridhar_ft.model.allocator import keep_memory_low
     from shridhar_ft.model.boundaries import boundaries
     from shridhar_ft.model.loss import add_loss_head
     from shridhar_ft.model.memory import apply_levers, choose_levers

@@ -128,7 +128,7 @@ def _status(run: Run) -> int | None:
 
 
 def _work(module: str, recipe: Recipe, run: Run, work: Work, allowed: frozenset[str]) -> None:
-    from shridhar_ft.model.allocator import keep_memory_low
+    from shridhar_ft.allocator import keep_memory_low
     from shridhar_ft.preparation import prepare
     from shridhar_ft.processes import device_type, join, launched
 

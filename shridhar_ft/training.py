@@ -16,6 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import TrainerState
 
+from shridhar_ft.allocator import give_back_freed_memory
 from shridhar_ft.arguments import arguments
 from shridhar_ft.callbacks import Metrics, StopAtPlateau, StopVote, at_plateau
 from shridhar_ft.checkpoint import step_of, whole
@@ -26,7 +27,6 @@ from shridhar_ft.engines import Engine
 from shridhar_ft.errors import BudgetSpent, Resumable
 from shridhar_ft.handover import Trained, hand_over, measured_with
 from shridhar_ft.measuring import measure, said
-from shridhar_ft.model.allocator import give_back_freed_memory
 from shridhar_ft.model.isolation import probe_isolation
 from shridhar_ft.monitoring.board import Board
 from shridhar_ft.monitoring.live import Live

@@ -208,7 +208,7 @@ def test_the_faster_precision_is_measured_and_told_with_both_rates() -> None:
 
 
 def test_few_kernels_are_kept_unless_the_user_says_otherwise(monkeypatch) -> None:
-    from shridhar_ft.model.allocator import KERNELS, keep_memory_low
+    from shridhar_ft.allocator import KERNELS, keep_memory_low
 
     monkeypatch.setenv("LRU_CACHE_CAPACITY", "")
     monkeypatch.delenv("LRU_CACHE_CAPACITY")  # set first, so that it is unset again afterwards

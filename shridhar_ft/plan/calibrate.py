@@ -45,7 +45,7 @@ def calibrate(say: Callable[[str], None]) -> dict[str, Any]:
     """
     import psutil
 
-    from shridhar_ft.model.allocator import keep_memory_low
+    from shridhar_ft.allocator import keep_memory_low
 
     keep_memory_low()
     import torch

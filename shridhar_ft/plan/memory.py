@@ -7,7 +7,7 @@
         update    every gradient
 
 What a layer keeps and works on is counted from transformers' llama in eager mode, with what other decoders norm beside
-it. On a CPU it holds with the allocator set as model/allocator.py sets it: glibc's own habits add up to
+it. On a CPU it holds with the allocator set as allocator.py sets it: glibc's own habits add up to
 a half.
 """
 
