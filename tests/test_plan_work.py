@@ -60,7 +60,7 @@ def test_bytes_of_elementwise_work_are_those_that_torch_moves(method: str, hidde
         counted.append(seen.moved)
         shape = shape_of({"model_type": "llama", **sizes}, 64)
         assert shape is not None
-        tuning = Tuning(precision="fp32", method=method)  # ty: ignore
+        tuning = Tuning(precision="fp32", method=method)
         work = step_work(sizes_of(shape, tuning), tuning, window, window, (), "cpu", False, Layout())
         moved.append(sum(size for tensor, size in work.moved.items() if tensor != IN_PLACE))
     assert moved[1] - moved[0] == pytest.approx(counted[1] - counted[0], rel=0.03)
