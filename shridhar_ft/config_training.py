@@ -171,6 +171,8 @@ class Stage(Section):
     """What a loss at the stage's length does that is worse after the stage than before it: stop the run, or be told."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of this stage."""
+    warmup: float | None = Field(None, ge=0, lt=1)
+    """Share of this stage's steps in which the learning rate rises from zero; a stage of one step wants 0."""
     batch_size: int | None = Field(None, ge=1)
     """Windows in one forward pass, per process."""
     gradient_accumulation: int | None = Field(None, ge=1)

@@ -22,6 +22,7 @@ import psutil
 from shridhar_ft.allowed import RESTART, allow_option
 from shridhar_ft.backup.beside import backing_up
 from shridhar_ft.config import Recipe
+from shridhar_ft.cores import cores
 from shridhar_ft.engines import PATIENCE, PROCESSES, Engine
 from shridhar_ft.entry import UNDER_RUN
 from shridhar_ft.errors import BudgetSpent, CheckFailed, DiskFailed, Resumable, Stop, UserError, first_line
@@ -221,7 +222,7 @@ def _launch(
     engine = Engine.of_file(config)
     processes = _processes(engine, automatic)
     local = -(-processes // engine.layout.nodes)
-    threads = max(1, (psutil.cpu_count(logical=False) or 1) // local)
+    threads = max(1, cores() // local)
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--quiet"),
         *("--num_cpu_threads_per_process", str(threads), "--num_processes", str(processes)),

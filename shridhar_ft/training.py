@@ -34,7 +34,7 @@ from shridhar_ft.out_of_memory import memory_errors
 from shridhar_ft.part import Spent, TrainingPart
 from shridhar_ft.part_windows import make_windows
 from shridhar_ft.plan.layout import layout_here
-from shridhar_ft.plan.steps import schedule
+from shridhar_ft.plan.steps import NOTHING, schedule, trains_nothing
 from shridhar_ft.plan_receipt import StepFigures, foretold, peak_bytes
 from shridhar_ft.preparation import measured_context
 from shridhar_ft.processes import build_whole_models, shared_attention
@@ -161,6 +161,8 @@ class _Training:
         )  # fmt: skip
         per_step = tuning.batch_size * tuning.gradient_accumulation * engine.readers
         self.tell(f"{part.name}: {settings.max_steps:,} steps of {per_step} windows")
+        if trains_nothing(tuning, settings.max_steps):
+            self.tell(f"{part.name}: {NOTHING}")
         self.trainer = WindowTrainer(
             model=self.started.model,
             args=settings,

@@ -11,7 +11,7 @@ from shridhar_ft.shipped import PACKAGE
 
 # From the bottom up; a module may import only from lower rows, or from its own package.
 LAYERS = (
-    {"errors", "shipped", "durations", "score_table", "score_details", "allocator"},
+    {"errors", "shipped", "durations", "score_table", "score_details", "allocator", "cores"},
     {"config_data", "config_errors", "paths", "allowed", "addresses"},
     {"config_rope"},
     {"config_training", "config_export"},

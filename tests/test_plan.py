@@ -1,17 +1,21 @@
 """`shridhar-ft plan`: without torch and at once, verdicts, machines and prices, tokens, refusals, and the receipt."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import get_scheduler
 
 from shridhar_ft.cli import run_command
 from shridhar_ft.config import Model, load_recipe
 from shridhar_ft.config_training import Tuning
+from shridhar_ft.cores import cores
 from shridhar_ft.errors import UserError
 from shridhar_ft.plan import machines as machines_module
 from shridhar_ft.plan.command import Asked, plan_one
@@ -20,7 +24,7 @@ from shridhar_ft.plan.machines import calibration_file, machine, machines, user_
 from shridhar_ft.plan.models import config_of, known_bases
 from shridhar_ft.plan.shapes import shape_of
 from shridhar_ft.plan.sizes import sizes_of
-from shridhar_ft.plan.steps import schedule
+from shridhar_ft.plan.steps import NOTHING, schedule
 from shridhar_ft.plan.tokens import characters_per_token, supplies
 from shridhar_ft.plan.verdicts import Again, verdicts
 from shridhar_ft.plan.work import pairs, step_seconds, step_work
@@ -138,6 +142,17 @@ def test_mistakes_are_one_sentence_each(alone: Path, capsys) -> None:
         assert "Traceback" not in error
 
 
+def test_a_part_whose_only_step_is_its_warm_up_is_told() -> None:
+    def told(*settings: str) -> str:
+        return said(planned("smollm2-32k", "stages.0.max_steps=1", *settings, machine=LAMBDA))
+
+    assert f"stages/32k: {NOTHING}." in told()
+    assert NOTHING not in told("stages.0.warmup=0") + told("stages.0.max_steps=2")
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=1, num_training_steps=1)
+    assert optimizer.param_groups[0]["lr"] == 0, "transformers begins at zero"
+
+
 def test_nobody_can_tell_the_tokens_of_files_that_are_not_there() -> None:
     plan = planned("shelf-108k", "data.books.paths=nowhere", machine=LAMBDA)
     assert plan.hours is None and plan.usd is None
@@ -148,6 +163,18 @@ def test_nobody_can_tell_the_tokens_of_files_that_are_not_there() -> None:
 
 
 # -------------------------------------------------------------------------------------- machines, prices
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a core")
+def test_only_the_cores_that_the_process_may_use_count() -> None:
+    counted = (
+        "import os; from shridhar_ft.cores import cores; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{counted}print(cores())"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "1"
+    assert 1 <= cores() <= (os.cpu_count() or 1)
 
 
 def test_prices_are_dated_and_sourced() -> None:

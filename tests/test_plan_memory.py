@@ -116,10 +116,24 @@ def test_sharding_divides_what_it_says() -> None:
     assert two["optimizer"] == three["optimizer"] == (8 + 4) * EIGHT.total // 8, "moments and masters"
     assert two["weights"] == 2 * EIGHT.total and three["weights"] == 2 * EIGHT.total // 8
     assert three["gathered weights"] == 2 * 10**9, "what stage3_max_live_parameters lets live"
+    assert two["buffers"] == 2 * 1000 and three["buffers"] == 2 * 2 * 1000, "ZeRO-3 sorts a bucket by owners, in a copy"
+    gloo = step(device="cpu", processes=2, sharding="zero3", bucket=10**9).footprint().device["buffers"]
+    assert gloo == 3 * 2 * PLAN.total, "and gloo reduces in a copy of its own; what is not filled is not there"
     assert terms(processes=8, sharding="fsdp")["weights"] == 4 * EIGHT.total // 8
     found = step(EIGHT, processes=8, sharding="zero3", offload_optimizer=True, offload_weights=True).footprint()
     assert "optimizer" not in found.device and "weights" not in found.device
     assert found.host["optimizer"] == (8 + 4 + 4) * EIGHT.total // 8
+
+
+def test_small_tensors_leave_holes_in_a_processors_heap() -> None:
+    def holes(tokens: int, tuning: Tuning = FULL, device: str = "cpu") -> int:
+        return step(tuning=tuning, tokens=tokens, device=device).footprint().device.get("holes in the heap", 0)
+
+    kept = step(tokens=1024, device="cpu").footprint().device
+    small = sum(count for name, count in kept.items() if name.startswith(("norms", "attention", "kv")))
+    assert holes(1024) == int(0.4 * small), "an MLP's tensors of 5.5 MiB are mapped by themselves"
+    assert holes(1024, LORA) > 2 * holes(1024), "adapters' outputs lie between"
+    assert holes(4096) == holes(1024, device="cuda") == 0
 
 
 def test_ulysses_shares_the_activations_of_a_window() -> None:

@@ -5,7 +5,6 @@ Logits are asked for where they are wanted and read before the next batch: at 10
 """
 
 import ctypes
-import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from shridhar_ft.cores import cores
 from shridhar_ft.errors import UserError
 from shridhar_ft.export.gguf_attention import Attending, choose_attending
 from shridhar_ft.export.gguf_header import BATCH, check_cache, fitting_window, read_header
@@ -101,7 +101,7 @@ class GgufModel:
         import llama_cpp
 
         silence()
-        threads = threads or os.cpu_count() or 1
+        threads = threads or cores()
         try:
             self.llama: Any = llama_cpp.Llama(
                 model_path=str(file),

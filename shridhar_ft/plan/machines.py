@@ -14,6 +14,7 @@ import psutil
 import yaml
 
 from shridhar_ft.config import read_yaml
+from shridhar_ft.cores import cores
 from shridhar_ft.errors import UserError, first_line
 from shridhar_ft.plan.free_memory import free_bytes
 from shridhar_ft.runfolder import read_json
@@ -233,11 +234,11 @@ def this_machine() -> Machine:
     Its GPUs are known by `plan --calibrate` only: without torch there is no asking.
     """
     memory = psutil.virtual_memory().total
-    cores = psutil.cpu_count(logical=False) or 1
+    count = cores()
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
     two_cores = "cpu-2-cores-bf16" if _multiplies_bf16() else "cpu-2-cores"
     near = machines()["macbook-m4-max" if apple else two_cores]
-    scale = max(1.0, cores / 2) if near.kind == "cpu" else 1.0
+    scale = max(1.0, count / 2) if near.kind == "cpu" else 1.0
     guessed = Rates(
         matmul={d: {w: rate * scale for w, rate in widths.items()} for d, widths in near.rates.matmul.items()},
         attention={d: {n: rate * scale for n, rate in sizes.items()} for d, sizes in near.rates.attention.items()},
@@ -252,7 +253,7 @@ def this_machine() -> Machine:
         host=memory,
         free=free_bytes(),
         rates=guessed,
-        source=f"this machine, rates guessed from {near.name} by its {cores} cores: run plan --calibrate",
+        source=f"this machine, rates guessed from {near.name} by its {count} cores: run plan --calibrate",
     )
     if not calibration_file().is_file():
         return here

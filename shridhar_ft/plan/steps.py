@@ -18,6 +18,7 @@ from shridhar_ft.config_training import Replay, Tuning
 SMALLEST_EXTENSION = 500_000_000  # tokens
 WORTH_REPEATING = 4  # epochs
 ENOUGH_CONVERSATIONS = 1000
+NOTHING = "its only step is the first of the warm-up, at a learning rate of zero: nothing is trained; set warmup: 0"
 FEW_STEPS = 20  # fewer, and warm-up and decay are a step or two each
 
 
@@ -38,6 +39,11 @@ def schedule(tuning: Tuning, windows: int, window: int, processes: int) -> dict[
     if steps != by_epochs:
         epochs = round(steps * per_step / windows, 2) if windows else 0.0
     return {"windows_per_step": per_step, "steps": steps, "epochs": epochs}
+
+
+def trains_nothing(tuning: Tuning, steps: int | None) -> bool:
+    """Whether the only step is the first of the warm-up, whose learning rate is zero."""
+    return steps == 1 and tuning.warmup > 0
 
 
 def evaluated_every(tuning: Tuning, steps: int) -> int:

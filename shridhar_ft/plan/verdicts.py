@@ -10,7 +10,14 @@ from shridhar_ft.plan.mending import smallest_change
 from shridhar_ft.plan.parts import PartPlan
 from shridhar_ft.plan.plan import Plan, plan_recipe, same_step
 from shridhar_ft.plan.shapes import Shape
-from shridhar_ft.plan.steps import ENOUGH_CONVERSATIONS, FEW_STEPS, SMALLEST_EXTENSION, WORTH_REPEATING
+from shridhar_ft.plan.steps import (
+    ENOUGH_CONVERSATIONS,
+    FEW_STEPS,
+    NOTHING,
+    SMALLEST_EXTENSION,
+    WORTH_REPEATING,
+    trains_nothing,
+)
 from shridhar_ft.runfolder import Run
 
 NOT_WORTH_SAYING = 0.02  # share of the bill
@@ -113,6 +120,8 @@ def _enough(plan: Plan, part: PartPlan) -> Iterator[str]:
             f"{(part.steps or 0) * part.tokens_a_step / 1e6:,.1f} million of {(supply.tokens or 0) / 1e6:,.2f}); "
             f"beyond about {WORTH_REPEATING} repeating teaches little: set {mend}."
         )
+    if trains_nothing(tuning, part.steps):
+        yield f"{name}: {NOTHING}."
     if part.part.kind == "sft":
         if supply.conversations is not None and supply.conversations < ENOUGH_CONVERSATIONS:
             yield (

@@ -1,12 +1,13 @@
 """What bounds a model's speed on this machine: how fast memory is read, and how fast matrices are multiplied."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from shridhar_ft.cores import cores
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +24,8 @@ def memory_rate(device: str = "cpu") -> float:
     """
     if device != "cpu":
         return _device_rate(device)
-    cores = os.cpu_count() or 1
-    parts = [np.ones(GIGABYTE // 8 // cores, dtype=np.float64) for _ in range(cores)]
+    count = cores()
+    parts = [np.ones(GIGABYTE // 8 // count, dtype=np.float64) for _ in range(count)]
     best = 0.0
     for _ in range(3):
         threads = [threading.Thread(target=part.sum) for part in parts]
