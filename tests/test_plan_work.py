@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from shridhar_ft.config_training import Tuning
+from shridhar_ft.plan.calibrate import norms
 from shridhar_ft.plan.layout import Layout
 from shridhar_ft.plan.shapes import shape_of
 from shridhar_ft.plan.sizes import sizes_of
@@ -64,3 +65,10 @@ def test_bytes_of_elementwise_work_are_those_that_torch_moves(method: str, hidde
         work = step_work(sizes_of(shape, tuning), tuning, window, window, (), "cpu", False, Layout())
         moved.append(sum(size for tensor, size in work.moved.items() if tensor != IN_PLACE))
     assert moved[1] - moved[0] == pytest.approx(counted[1] - counted[0], rel=0.03)
+
+
+def test_bytes_that_the_calibration_counts_are_those_that_torch_moves() -> None:
+    counted, run = norms(64, torch.device("cpu"))
+    with Elementwise() as seen:
+        run()
+    assert counted == pytest.approx(seen.moved, rel=0.05)

@@ -169,26 +169,31 @@ def _memory(device: "torch.device") -> dict[int, float]:
     A GPU's allocator keeps what was freed: there one size stands for all, and it is beyond its caches.
     """
     import torch
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
-
-    def norms(rows: int) -> tuple[float, Callable[[], Any]]:
-        norm = LlamaRMSNorm(WIDTH).to(device)
-        hidden, above = torch.randn(2, 1, rows, WIDTH, device=device)
-        hidden.requires_grad_()
-
-        def both() -> None:
-            carried = hidden
-            hidden.grad = norm.weight.grad = None
-            for _ in range(DEEP):
-                carried = carried + norm(carried)
-            carried.backward(above)
-
-        return DEEP * PASSES * 4 * hidden.numel(), both
 
     sizes = ROWS if device.type == "cpu" else (NUMBERS // WIDTH,)
-    found = {4 * WIDTH * rows: rate for rows, rate in _rates(device, {rows: norms(rows) for rows in sizes}).items()}
+    works = {rows: norms(rows, device) for rows in sizes}
+    found = {4 * WIDTH * rows: rate for rows, rate in _rates(device, works).items()}
     left, right, out = (torch.ones(NUMBERS, device=device) for _ in range(3))
     return {**found, IN_PLACE: 12 * NUMBERS / _typical(device, lambda: torch.add(left, right, out=out))}
+
+
+def norms(rows: int, device: "torch.device") -> tuple[float, Callable[[], Any]]:
+    """Bytes that a chain of norms and residuals moves, forward and backward, and what runs it."""
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    norm = LlamaRMSNorm(WIDTH).to(device)
+    hidden, above = torch.randn(2, 1, rows, WIDTH, device=device)
+    hidden.requires_grad_()
+
+    def both() -> None:
+        carried = hidden
+        hidden.grad = norm.weight.grad = None
+        for _ in range(DEEP):
+            carried = carried + norm(carried)
+        carried.backward(above)
+
+    return DEEP * PASSES * 4 * hidden.numel(), both
 
 
 def _layer(device: "torch.device") -> float:

@@ -105,6 +105,10 @@ def footprint(
     most = max(worked, at_attention, key=lambda terms: sum(terms.values()))
     if layout.sharding in ("zero2", "zero3", "fsdp"):  # a gradient goes to its owner as soon as it is made
         gradients = gradients // layout.shards
+    # Autocast keeps a bf16 copy of each weight that a backward pass needs; of trained ones until the forward pass ends.
+    casts = made * (shape.linear - size.quantized) if bf16 and stored == 4 else 0
+    at_loss = {"layers in bf16": casts if full or "checkpointing" not in levers else casts // shape.layers}
+    at_last = {"layers in bf16": casts // shape.layers if "checkpointing" in levers else casts}
     if "checkpointing" in levers:
         kept = others = kept_bytes(size, tokens, levers, bf16, device)
     else:
@@ -118,8 +122,8 @@ def footprint(
         "head in bf16": made * shape.head if made != stored else 0,
     }
     instants = {
-        "loss": kept | loss,
-        "last": others | most | {"head's gradient": head},
+        "loss": kept | loss | at_loss,
+        "last": others | most | at_last | {"head's gradient": head},
         "first": most | {"gradients": gradients, "head's gradient": head},
         "update": {"gradients": gradients},
     }
