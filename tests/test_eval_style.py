@@ -133,16 +133,20 @@ def test_the_authors_words_without_sense_are_among_the_others(judge: Judge, text
     assert len(said) == 300 and sum(pair in pairs for pair in pairwise(said)) > 280
 
 
-def test_accepted_nonsense_is_a_floor_and_is_said(texts: Materials) -> None:
+@pytest.mark.parametrize(("nonsense", "target"), [(0.6, "at least 0.85"), (0.95, "none here")])
+def test_accepted_nonsense_is_a_floor_and_is_said(texts: Materials, nonsense: float, target: str) -> None:
     task = make(Settings(words=100, opening_words=20), texts, 1)
-    rows = [{"said/accepted": 1.0, "true/accepted": 1.0, "floor/accepted": 0.1, "nonsense/accepted": 0.6}]
+    rows = [{"said/accepted": 1.0, "true/accepted": 1.0, "floor/accepted": 0.1, "nonsense/accepted": nonsense}]
     rows = [
         {**rows[0], "key": str(n), "said/copied": 0, "said/runs": 9, "true/copied": 0, "true/runs": 9} for n in "ab"
     ]
     found = {measure.name: score(measure, rows, 1) for measure in task.measures(rows)}
     task.scores(rows, found, [])
     accepted = found["accepted as the author's"]
-    assert (accepted.floor, accepted.floor_of) == (0.6, "the author's own words without sense")
+    assert (accepted.floor, accepted.floor_of) == (nonsense, "the author's own words without sense")
+    normalised = found["style acceptance S"]
+    assert normalised.floor == pytest.approx((nonsense - 0.1) / 0.9) and normalised.floor_of == accepted.floor_of
+    assert normalised.target.startswith(target), "what knows no sense must not be able to keep the promise"
 
 
 def test_prompts_begin_at_a_word(tokenizer, llama, texts: Materials) -> None:

@@ -37,6 +37,7 @@ MOST = 400  # passages of a side that the verifier learns from
 FEWEST = 8  # of anything
 DISTINCT = 0.3  # accepted of the author above the floor, or S means nothing
 DELTA = 5000  # words that Delta needs
+PROMISED = 0.85  # of S: what its target asks for
 SENSELESS = 0.3  # accepted of nonsense above which S is no word about sense
 
 
@@ -243,6 +244,10 @@ def finish(found: Mapping[str, Score], rows: Sequence[Record], base: bool) -> No
     normalised.floor, normalised.floor_of = 0.0, whose
     normalised.ceiling, normalised.ceiling_of = 1.0, "the author's true continuations"
     normalised.target = "at least 0.85, with no more copied runs than the true continuations"
+    if real - floor >= DISTINCT and (nothing := (senseless - floor) / (real - floor)) > 0:
+        normalised.floor, normalised.floor_of = nothing, "the author's own words without sense"
+        if nothing >= PROMISED:
+            normalised.target = "none here: the author's own words without sense reach 0.85 too"
     if real - floor < DISTINCT:
         normalised.value = normalised.low = normalised.high = float("nan")
         normalised.lacking = f"undefined: the verifier accepts {real:.0%} of the author and {floor:.0%} of the floor"
