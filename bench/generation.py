@@ -13,7 +13,6 @@ On a machine that is busy with other work, take --threads 1 and the processor's 
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from _sliding import model_section, sparse
 
+from shridhar_ft.cores import cores
 from shridhar_ft.runfolder import environment, peak_rss_bytes
 from shridhar_ft.speed.bounds import memory_rate
 from shridhar_ft.speed.gguf import TimedGguf
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--sparse", type=sparse, metavar="WINDOW:EVERY", help="one layer of EVERY sees all")
     parser.add_argument("--prefill", type=int, default=SEED_TOKENS, help=f"tokens that are read, {SEED_TOKENS} at most")
     parser.add_argument("--decode", type=int, default=24, help="tokens that are drawn")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--out")
     parser.add_argument("--one", nargs=2, help="one measurement, in this process: the models' folder, and the cell")
     given = parser.parse_args()
@@ -130,7 +130,7 @@ def main() -> None:
         print(json.dumps((by_transformers if cell.engine == "transformers" else gguf)(Path(given.one[0]), cell)))
         return
     speed = memory_rate()
-    print(f"memory: {speed / 1e9:.1f} GB/s read by {os.cpu_count()} cores\n", flush=True)
+    print(f"memory: {speed / 1e9:.1f} GB/s read by {cores()} cores\n", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder), {engine.split(":")[0] for engine in given.engines if ":" in engine}, given.sparse)

@@ -208,6 +208,11 @@ class Recipe(Section):
                         f"stages.{index}.carry.schedule: one schedule spans both stages, so their steps must be known "
                         f"beforehand; give stages.{other} max_steps or max_tokens, and no max_epochs"
                     )
+            if before.tuning(self.train).warmup != stage.tuning(self.train).warmup:
+                raise ValueError(
+                    f"stages.{index}.carry.schedule: one schedule has one warmup, and the two stages differ in it; "
+                    f"take stages.{index}.warmup away"
+                )
         if stage.carry.data and stage.packing != before.packing:
             raise ValueError(
                 f"stages.{index}.carry.data: what was not read is known by the packing of the stage before; "

@@ -161,7 +161,8 @@ class _Training:
         )  # fmt: skip
         per_step = tuning.batch_size * tuning.gradient_accumulation * engine.readers
         self.tell(f"{part.name}: {settings.max_steps:,} steps of {per_step} windows")
-        if trains_nothing(tuning, settings.max_steps):
+        spanned = _spanned(part, engine.readers)
+        if trains_nothing(tuning, settings.max_steps, bool(spanned and spanned.before)):
             self.tell(f"{part.name}: {NOTHING}")
         self.trainer = WindowTrainer(
             model=self.started.model,
@@ -177,7 +178,7 @@ class _Training:
             resume=self.resume,
             keep_checkpoints=tuning.keep_checkpoints,
             pose_context=part.context if part.skips else None,
-            spanned=_spanned(part, engine.readers),
+            spanned=spanned,
             carried_optimizer=carried and carried / "optimizer.pt",
         )
         if self.state.is_main_process:

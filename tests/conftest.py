@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from shridhar_ft.cores import cores
+
 # Beside other workers a process gets its share of the cores: two pools of threads that each spin for all of them take
 # several times as long. Set before torch is imported; the processes that tests start inherit it.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // int(workers))))
 
 # A loaded machine is no failure of the code under test.
 settings.register_profile("no deadline", deadline=None)

@@ -24,7 +24,7 @@ from shridhar_ft.plan.machines import calibration_file, machine, machines, user_
 from shridhar_ft.plan.models import config_of, known_bases
 from shridhar_ft.plan.shapes import shape_of
 from shridhar_ft.plan.sizes import sizes_of
-from shridhar_ft.plan.steps import NOTHING, schedule
+from shridhar_ft.plan.steps import NOTHING, schedule, trains_nothing
 from shridhar_ft.plan.tokens import characters_per_token, supplies
 from shridhar_ft.plan.verdicts import Again, verdicts
 from shridhar_ft.plan.work import pairs, step_seconds, step_work
@@ -148,6 +148,7 @@ def test_a_part_whose_only_step_is_its_warm_up_is_told() -> None:
 
     assert f"stages/32k: {NOTHING}." in told()
     assert NOTHING not in told("stages.0.warmup=0") + told("stages.0.max_steps=2")
+    assert not trains_nothing(Tuning(), 1, goes_on=True), "a schedule over two stages has risen in the first"
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=1.0)
     get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=1, num_training_steps=1)
     assert optimizer.param_groups[0]["lr"] == 0, "transformers begins at zero"
@@ -165,16 +166,16 @@ def test_nobody_can_tell_the_tokens_of_files_that_are_not_there() -> None:
 # -------------------------------------------------------------------------------------- machines, prices
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a core")
-def test_only_the_cores_that_the_process_may_use_count() -> None:
-    counted = (
-        "import os; from shridhar_ft.cores import cores; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", f"{counted}print(cores())"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "1"
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system binds no process to a core")
+def test_only_the_cores_that_the_process_may_use_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= cores() <= (os.cpu_count() or 1)
+    for number, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
+        (tmp_path / f"cpu{number}/topology").mkdir(parents=True)
+        (tmp_path / f"cpu{number}/topology/thread_siblings_list").write_text(f"{siblings}\n")
+    monkeypatch.setattr("shridhar_ft.cores.TOPOLOGY", tmp_path)
+    for allowed, count in (({0, 1, 2, 3}, 2), ({0, 2}, 1), ({3}, 1), ({7, 8, 9}, 3)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, allowed=allowed: allowed)
+        assert cores() == count, "two threads of one core are one; what Linux does not tell of is counted whole"
 
 
 def test_prices_are_dated_and_sourced() -> None:
@@ -255,6 +256,8 @@ def test_a_calibration_is_taken(alone: Path) -> None:
     assert [here.rates.memory_at(size << 20) for size in (1, 3, 4, 99)] == [4e9, 4e9, 1e9, 1e9]
     calibration_file().write_text(json.dumps({**held, "rates": {**rates, "memory": 1e9}}))
     assert "by an earlier version" in machine("here").source and not machine("here").rates.measured
+    calibration_file().write_text(json.dumps({**held, "cores": cores() + 1}))
+    assert f"on {cores() + 1} cores" in machine("here").source and not machine("here").rates.measured
     empty = {**held, "rates": {**rates, "memory": {}}}
     for damaged in ("{", "[]", json.dumps({**held, "rates": {}}), json.dumps(empty)):
         calibration_file().write_text(damaged)

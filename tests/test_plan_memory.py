@@ -25,6 +25,7 @@ from shridhar_ft.plan.memory import GIB, MIB, SAVED, footprint
 from shridhar_ft.plan.models import known_bases
 from shridhar_ft.plan.shapes import shape_of
 from shridhar_ft.plan.sizes import quantized_bits, sizes_of
+from shridhar_ft.plan.view import TERMS
 from shridhar_ft.shipped import shipped
 
 PLAN = shape_of(
@@ -117,6 +118,10 @@ def test_sharding_divides_what_it_says() -> None:
     assert two["weights"] == 2 * EIGHT.total and three["weights"] == 2 * EIGHT.total // 8
     assert three["gathered weights"] == 2 * 10**9, "what stage3_max_live_parameters lets live"
     assert two["buffers"] == 2 * 1000 and three["buffers"] == 2 * 2 * 1000, "ZeRO-3 sorts a bucket by owners, in a copy"
+    overlapped = terms(processes=8, sharding="zero3", bucket=1000, overlap=True)["buffers"]
+    assert (
+        overlapped == three["buffers"] < terms(processes=8, sharding="zero2", bucket=1000, overlap=True)["buffers"] * 2
+    )
     gloo = step(device="cpu", processes=2, sharding="zero3", bucket=10**9).footprint().device["buffers"]
     assert gloo == 3 * 2 * PLAN.total, "and gloo reduces in a copy of its own; what is not filled is not there"
     assert terms(processes=8, sharding="fsdp")["weights"] == 4 * EIGHT.total // 8
@@ -125,14 +130,48 @@ def test_sharding_divides_what_it_says() -> None:
     assert found.host["optimizer"] == (8 + 4 + 4) * EIGHT.total // 8
 
 
+def test_the_layers_are_in_bf16_once_more_where_autocast_casts_them() -> None:
+    """Bytes at the peak, by layer: a llama of 16 layers whose 201 million weights are float32."""
+    whole, layer = 2 * PLAN.linear, 2 * PLAN.linear // 16
+    tiled = whole - 2 * 3 * PLAN.hidden * PLAN.intermediate * 16
+
+    def casts(tuning: Tuning, *levers: str, **layout) -> int:
+        return step(tuning=tuning, **layout).footprint(levers).device.get("layers in bf16", 0)
+
+    assert casts(FULL) == casts(LORA) == whole
+    assert casts(LORA, "tiled_mlp") == tiled, "an MLP in tiles has no graph that would hold its copies"
+    assert casts(FULL, "tiled_mlp", "checkpointing") == whole, "at the loss: autocast's cache holds them"
+    assert casts(FULL, "tiled_mlp", "checkpointing", tokens=128) == layer, "at the first layer, with every gradient"
+    assert casts(LORA, "tiled_mlp", "checkpointing") == layer
+    assert casts(LORA.model_copy(update={"method": "qlora"})) == 0, "unpacked for one product"
+    assert casts(FULL, "bf16_weights") == casts(FULL, processes=2, sharding="zero2") == 0, "they are bf16"
+    assert casts(FULL, processes=2, sharding="fsdp") == 0, "gathered in bf16, and given up again"
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("sharding", ["none", "ddp", "zero2", "zero3", "fsdp"])
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_the_table_shows_every_term(method: str, sharding: str, device: str) -> None:
+    shown = {term for terms in TERMS.values() for term in terms}
+    for levers in ((), ("tiled_mlp",), ("checkpointing", "tiled_mlp"), ("offload_host", "checkpointing")):
+        tuning = Tuning(precision="bf16", method=method)
+        for tokens in (512, 8192):
+            found = step(tuning=tuning, tokens=tokens, device=device, processes=2, sharding=sharding).footprint(levers)
+            assert set(found.device) <= shown
+
+
 def test_small_tensors_leave_holes_in_a_processors_heap() -> None:
     def holes(tokens: int, tuning: Tuning = FULL, device: str = "cpu") -> int:
         return step(tuning=tuning, tokens=tokens, device=device).footprint().device.get("holes in the heap", 0)
 
     kept = step(tokens=1024, device="cpu").footprint().device
-    small = sum(count for name, count in kept.items() if name.startswith(("norms", "attention", "kv")))
-    assert holes(1024) == int(0.4 * small), "an MLP's tensors of 5.5 MiB are mapped by themselves"
+    small = sum(count for name, count in kept.items() if name.startswith(("attention", "kv")))
+    assert holes(1024) == int(0.4 * small), "norms' inputs of 4 MiB and an MLP's of 5.5 are mapped by themselves"
     assert holes(1024, LORA) > 2 * holes(1024), "adapters' outputs lie between"
+    checkpointed = step(tokens=512, device="cpu").footprint(("checkpointing",)).device
+    named = ("checkpoints", "kept attention", "norms", "attention", "kv", "mlp")
+    small = sum(count for name, count in checkpointed.items() if name.startswith(named))
+    assert checkpointed["holes in the heap"] == int(0.4 * small)
     assert holes(4096) == holes(1024, device="cuda") == 0
 
 

@@ -96,6 +96,8 @@ def test_one_schedule_may_span_two_stages(here: Path) -> None:
     assert capable.stages[1].carry.schedule
     with pytest.raises(UserError, match=r"give stages\.0 max_steps or max_tokens, and no max_epochs"):
         load_recipe("r.yaml", ["stages.1.carry.schedule=true", "stages.0.max_epochs=1"])
+    with pytest.raises(UserError, match=r"carry.schedule: one schedule has one warmup"):
+        load_recipe("r.yaml", ["stages.1.carry.schedule=true", "stages.1.warmup=0.5"])
 
 
 @pytest.mark.slow

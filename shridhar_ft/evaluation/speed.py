@@ -9,7 +9,6 @@ Each repeat fills the window anew, depth after depth, so that a busy minute does
 interval is over repeats: it says how steady this machine was, and nothing of another one.
 """
 
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from shridhar_ft.config_data import Section
+from shridhar_ft.cores import cores
 from shridhar_ft.errors import UserError
 from shridhar_ft.evaluation.ends import NO_PRODUCTS
 from shridhar_ft.evaluation.materials import Materials, Unmeasured
@@ -54,7 +54,7 @@ class Speed:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         # Another machine's times are not taken for this one's.
-        self.version = int(fingerprint(1, platform.node(), platform.machine(), os.cpu_count())[:8], 16)
+        self.version = int(fingerprint(2, platform.node(), platform.machine(), cores())[:8], 16)
         self.notes: list[str] = []
         self._timed: Timed | None = None
         self._bounds: dict[str, float] = {}
@@ -119,7 +119,7 @@ class Speed:
                 prefill.ceiling_of = NO_PRODUCTS
             for score in (decode, prefill):
                 score.details["cpu seconds a token"] = _cpu(records, depth, "decode" if score is decode else "prefill")
-        machine = f"{platform.machine()}, {os.cpu_count()} processors"
+        machine = f"{platform.machine()}, {cores()} cores"
         return {
             "machine": machine,
             "notes": [*self.notes, f"measured on {machine}; another machine, or a busy one, has other numbers"],

@@ -83,7 +83,7 @@ class GgufModel:
             file: The GGUF.
             context: Tokens of the window; 0 takes the file's own.
             cache: Type of the key/value cache, one of CACHES.
-            threads: For prefill and decode; None takes the machine's.
+            threads: For prefill and decode; None takes the cores that this process may use.
             attending: How; None takes what is fastest of what fits. In blocks it rounds to 16 bits whatever the
                 cache's type (3e-4 in a logit, where plain attention in float32 has 5e-7).
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from shridhar_ft.cores import cores
 from shridhar_ft.plan.machines import calibration_file
 from shridhar_ft.plan.work import ATTENTION_BACKWARD, IN_PLACE, pairs
 from shridhar_ft.runfolder import write_json
@@ -62,6 +63,7 @@ def calibrate(say: Callable[[str], None]) -> dict[str, Any]:
         "kind": device.type,
         "chip": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         "devices": torch.cuda.device_count() if cuda else 1,
+        "cores": cores(),
         "memory": torch.cuda.mem_get_info(device)[1] if cuda else psutil.virtual_memory().total,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "rates": {

@@ -261,6 +261,8 @@ def this_machine() -> Machine:
         held = read_json(calibration_file())
         if not isinstance(held["rates"]["memory"], dict):
             return replace(here, source=f"{here.source} again: it was calibrated by an earlier version")
+        if held["kind"] == "cpu" and held.get("cores", count) != count:
+            return replace(here, source=f"{here.source} again: it was calibrated on {held['cores']} cores")
         return replace(
             here,
             kind=held["kind"],

@@ -5,6 +5,7 @@
         last      what all layers keep, what one layer works on (the last, on the way back)
         first     every gradient, what one layer works on
         update    every gradient
+    and with each of them the weights that autocast keeps in bf16, the holes in a CPU's heap, a GPU's fragments
 
 What a layer keeps and works on is counted from transformers' llama in eager mode, with what other decoders norm beside
 it. On a CPU it holds with the allocator set as allocator.py sets it: glibc's own habits add up to
@@ -96,7 +97,7 @@ def footprint(
     made = 2 if bf16 else 4  # bytes of what a matrix product makes
     carried = made  # bytes of the residual stream
     read = 2 if bf16 and stored == 2 else 4  # bytes of what the head reads
-    static, host = _static(size, tuning, levers, layout, stored, of_trained, device)
+    static, host = _static(size, tuning, levers, layout, stored, of_trained, device, bf16)
 
     gradients = size.trained * of_trained
     head = 4 * shape.head if size.head_trained else 0  # its gradient is made with the loss, in float32
@@ -105,10 +106,7 @@ def footprint(
     most = max(worked, at_attention, key=lambda terms: sum(terms.values()))
     if layout.sharding in ("zero2", "zero3", "fsdp"):  # a gradient goes to its owner as soon as it is made
         gradients = gradients // layout.shards
-    # Autocast keeps a bf16 copy of each weight that a backward pass needs; of trained ones until the forward pass ends.
-    casts = made * (shape.linear - size.quantized) if bf16 and stored == 4 else 0
-    at_loss = {"layers in bf16": casts if full or "checkpointing" not in levers else casts // shape.layers}
-    at_last = {"layers in bf16": casts // shape.layers if "checkpointing" in levers else casts}
+    casts = _cast(size, full, levers, tokens) if bf16 and stored == 4 and layout.sharding != "fsdp" else (0, 0, 0)
     if "checkpointing" in levers:
         kept = others = kept_bytes(size, tokens, levers, bf16, device)
     else:
@@ -122,11 +120,15 @@ def footprint(
         "head in bf16": made * shape.head if made != stored else 0,
     }
     instants = {
-        "loss": kept | loss | at_loss,
-        "last": others | most | at_last | {"head's gradient": head},
-        "first": most | {"gradients": gradients, "head's gradient": head},
+        "loss": kept | loss | {"layers in bf16": casts[0]},
+        "last": others | most | {"layers in bf16": casts[1], "head's gradient": head},
+        "first": most | {"layers in bf16": casts[2], "gradients": gradients, "head's gradient": head},
         "update": {"gradients": gradients},
     }
+    if device == "cpu":
+        share = HOLES["full" if full else "adapters"]
+        for comes in instants.values():
+            comes["holes in the heap"] = int(share * _in_heap(shape, comes, tokens, made, carried))
     instant = max(instants, key=lambda name: sum(instants[name].values()))
     comes = instants[instant]
     terms = {**static, **comes}
@@ -135,8 +137,6 @@ def footprint(
         terms["fragmentation"] = int(FRAGMENTED * moving)
         offloaded = kept_bytes(size, tokens, tuple(n for n in levers if n != "offload_host"), bf16, device)
         host["checkpoints"] = offloaded["checkpoints"] if "offload_host" in levers else 0
-    elif device == "cpu":
-        terms["holes in the heap"] = int(HOLES["full" if full else "adapters"] * _in_heap(shape, comes, tokens, made))
     return Footprint({k: v for k, v in terms.items() if v}, {k: v for k, v in host.items() if v}, instant)
 
 
@@ -181,16 +181,35 @@ def _at_attention(
     }
 
 
-def _in_heap(shape: Shape, comes: dict[str, int], tokens: int, made: int) -> int:
-    """Bytes of what comes and goes whose tensors lie in the heap."""
-    widths = {
-        "norms": shape.hidden,
-        "checkpoints": shape.hidden,
-        "attention": shape.queries,
-        "kv": shape.keys,
-        "mlp": shape.intermediate,
+def _cast(size: Sizes, full: bool, levers: tuple[Lever, ...], tokens: int) -> tuple[int, int, int]:
+    """Bytes of the layers' weights that autocast has made in bf16 of float32, at the loss, in the last and the first.
+
+    Its cache holds those of trained weights until the forward pass ends; a graph holds those that its backward pass
+    needs, and neither checkpointed layers nor an MLP in tiles have one.
+    """
+    shape = size.shape
+    if size.quantized:
+        return 0, 0, 0
+    whole, layer = 2 * shape.linear, 2 * shape.linear // shape.layers
+    mlps = 2 * 3 * shape.hidden * shape.intermediate * shape.layers if "tiled_mlp" in levers and tokens > TILE else 0
+    in_graph = layer if "checkpointing" in levers else max(layer, whole - mlps)
+    return (whole if full else in_graph), in_graph, layer
+
+
+def _in_heap(shape: Shape, comes: dict[str, int], tokens: int, made: int, carried: int) -> int:
+    """Bytes of a layer's activations whose tensors lie in the heap.
+
+    The term ends where a tensor outgrows the heap, as the holes do: a window a little longer can peak lower.
+    """
+    widest = {  # bytes of a token, in the largest tensors of a term
+        "norms": 4 * shape.hidden,
+        "checkpoints": carried * shape.hidden,
+        "kept attention": made * shape.queries,
+        "attention": made * shape.queries,
+        "kv": made * shape.keys,
+        "mlp": made * shape.intermediate,
     }
-    small = tuple(name for name, width in widths.items() if tokens * width * made < LARGE)
+    small = tuple(name for name, width in widest.items() if tokens * width < LARGE)
     return sum(bytes_ for term, bytes_ in comes.items() if term.startswith(small))
 
 
@@ -202,6 +221,7 @@ def _static(
     stored: int,
     of_trained: int,
     device: str,
+    bf16: bool,
 ) -> tuple[dict[str, int], dict[str, int]]:
     """What is there all the time, on the device and on the host."""
     shards, frozen = layout.shards, size.total - size.trained - size.quantized
@@ -216,7 +236,7 @@ def _static(
         "weights": 0 if layout.offload_weights else weights,
         "quantised weights": quantized,
         "optimizer": 0 if layout.offload_optimizer else moments + masters,
-        "gathered weights": _gathered(size, layout, stored),
+        "gathered weights": _gathered(size, layout, stored, bf16),
         "buffers": _buffers(size, layout, of_trained, device),
     }
     host_terms = {
@@ -232,13 +252,13 @@ def _static(
     return device_terms, host_terms
 
 
-def _gathered(size: Sizes, layout: Layout, stored: int) -> int:
+def _gathered(size: Sizes, layout: Layout, stored: int, bf16: bool) -> int:
     """Weights that are put together for the layers at work."""
     shape = size.shape
     if layout.sharding == "zero3":  # what is used again within `live` numbers stays: a small model as a whole
         return min(size.total, layout.live) * stored
     if layout.sharding == "fsdp":  # the layer at work, the next one on its way, and the root: embedding, head
-        return (2 * shape.linear // shape.layers + shape.head * (1 if shape.tied else 2)) * stored
+        return (2 * shape.linear // shape.layers + shape.head * (1 if shape.tied else 2)) * (2 if bf16 else stored)
     return 0
 
 
@@ -247,10 +267,11 @@ def _buffers(size: Sizes, layout: Layout, of_trained: int, device: str) -> int:
     if layout.sharding == "ddp":  # the buckets hold every gradient once more
         return size.trained * of_trained
     if layout.deepspeed:
-        numbers = layout.bucket * (2 if layout.overlap else 1)
+        three = layout.sharding == "zero3"  # its `overlap_comm` is a stream, and no second buffer
+        numbers = layout.bucket * (2 if layout.overlap and not three else 1)
         # A GPU's are made whole; a CPU's memory is taken page by page, as they fill.
         filled = numbers if device == "cuda" else min(numbers, size.trained)
-        if layout.sharding == "zero3":  # a bucket is put in the owners' order in a copy; gloo reduces in one of its own
+        if three:  # a bucket is put in its owners' order in a copy; gloo reduces in one more
             filled += min(layout.bucket, size.trained) * (1 if device == "cuda" else 2)
         return of_trained * filled
     return 0

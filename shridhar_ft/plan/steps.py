@@ -41,9 +41,15 @@ def schedule(tuning: Tuning, windows: int, window: int, processes: int) -> dict[
     return {"windows_per_step": per_step, "steps": steps, "epochs": epochs}
 
 
-def trains_nothing(tuning: Tuning, steps: int | None) -> bool:
-    """Whether the only step is the first of the warm-up, whose learning rate is zero."""
-    return steps == 1 and tuning.warmup > 0
+def trains_nothing(tuning: Tuning, steps: int | None, goes_on: bool) -> bool:
+    """Whether the only step is the first of the warm-up, whose learning rate is zero.
+
+    Args:
+        tuning: The part's.
+        steps: Its optimizer steps; None is not known.
+        goes_on: Whether it goes on with the schedule of the stage before.
+    """
+    return steps == 1 and tuning.warmup > 0 and not goes_on
 
 
 def evaluated_every(tuning: Tuning, steps: int) -> int:

@@ -120,7 +120,8 @@ def _enough(plan: Plan, part: PartPlan) -> Iterator[str]:
             f"{(part.steps or 0) * part.tokens_a_step / 1e6:,.1f} million of {(supply.tokens or 0) / 1e6:,.2f}); "
             f"beyond about {WORTH_REPEATING} repeating teaches little: set {mend}."
         )
-    if trains_nothing(tuning, part.steps):
+    going_on = {f"stages/{stage.name}" for stage in plan.recipe.stages if stage.carry.schedule}
+    if trains_nothing(tuning, part.steps, name in going_on):
         yield f"{name}: {NOTHING}."
     if part.part.kind == "sft":
         if supply.conversations is not None and supply.conversations < ENOUGH_CONVERSATIONS:

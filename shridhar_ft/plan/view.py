@@ -15,7 +15,7 @@ def _of_layers(*names: str) -> tuple[str, ...]:
 
 
 TERMS = {  # how the terms of memory are summed up in the table
-    "weights": ("weights", "quantised weights", "gathered weights"),
+    "weights": ("weights", "quantised weights", "gathered weights", "layers in bf16"),
     "gradients": ("gradients", "head's gradient", "buffers"),
     "optimizer": ("optimizer",),
     "kept": ("checkpoints", "kept attention"),
@@ -23,7 +23,7 @@ TERMS = {  # how the terms of memory are summed up in the table
     "MLP": _of_layers("mlp"),
     "norms": _of_layers("norms"),
     "loss": ("hidden states", "logits", "head in bf16"),
-    "rest": ("process", "on the way back", "attention on the way back", "fragmentation"),
+    "rest": ("process", "on the way back", "attention on the way back", "holes in the heap", "fragmentation"),
 }
 
 
