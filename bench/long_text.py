@@ -27,7 +27,7 @@ from shridhar_ft.model.rope_receipt import need_rope
 from shridhar_ft.progress import hush_libraries
 from shridhar_ft.runfolder import PART, Run, read_json
 from shridhar_ft.scoring import measure_text
-from shridhar_ft.tokenizer import load_tokenizer
+from shridhar_ft.tokenizer import load_tokenizer, opening_token
 
 COLUMNS = 8  # of the sixteen parts that losses by position are kept for, every second is printed
 
@@ -66,7 +66,7 @@ def measure(folder: Path, context: int, most: int, controls: bool) -> Iterator[d
         model, _, _ = load_weights(weights, config, tokenizer, attention.implementation, torch.float32)
         model.to(PartialState().device)
         need_rope(model, claimed, context)
-        yield {"run": run.name, "weights": name, **measure_text(model, text, context, most)}
+        yield {"run": run.name, "weights": name, **measure_text(model, text, context, most, opening_token(tokenizer))}
 
 
 def _pairs(recipe: Recipe, run: Run, controls: bool) -> Iterator[tuple[str, Weights, int, bool]]:

@@ -42,9 +42,11 @@ def shared_loss(model: "nn.Module", windows: "Dataset", window: int, most: int |
     return Loss(edges, _added(own.sums, state))
 
 
-def shared_text(model: "nn.Module", text: np.ndarray, context: int, most: int, state: "PartialState") -> dict[str, Any]:
+def shared_text(
+    model: "nn.Module", text: np.ndarray, context: int, most: int, opening: int | None, state: "PartialState"
+) -> dict[str, Any]:
     """`scoring.measure_text` with the windows shared by the ranks."""
-    own = read_text(model, text, context, most, state.process_index, state.num_processes)
+    own = read_text(model, text, context, most, opening, state.process_index, state.num_processes)
     return TextReading(context, _added(own.whole, state), _added(own.short, state)).report()
 
 
@@ -66,6 +68,7 @@ def measure(
     text: np.ndarray,
     contexts: Sequence[int],
     windows_of_text: int,
+    opening: int | None,
     state: "PartialState",
 ) -> dict[str, Any]:
     """Losses in nats a token: on the validation split, and on the long text at every length that it fills.
@@ -78,6 +81,7 @@ def measure(
         text: Token ids of the long text, (T,); may be empty.
         contexts: Lengths at which the long text is measured, in tokens.
         windows_of_text: Windows measured at each length, spread evenly.
+        opening: Token that opens each of them (tokenizer.opening_token).
         state: Ranks and device.
 
     Returns:
@@ -89,7 +93,7 @@ def measure(
         found["validation"] = {"loss": loss.mean, "tokens": loss.tokens, "by_position": loss.by_position()}
     for context in dict.fromkeys(contexts):
         if 1 < context <= len(text):
-            found[f"long_text_{context}"] = shared_text(model, text, context, windows_of_text, state)
+            found[f"long_text_{context}"] = shared_text(model, text, context, windows_of_text, opening, state)
     return found
 
 

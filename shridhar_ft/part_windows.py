@@ -44,7 +44,7 @@ def make_windows(
         UserError: Nothing is left to train on, or the engine cannot keep documents apart.
     """
     with state.main_process_first():
-        plain = Layout(part.layout.window, part.layout.overlong)
+        plain = Layout(part.layout.window, part.layout.overlong, opening=part.layout.opening)
         for split, layout in zip(SPLITS[:2], (part.layout, plain), strict=True):
             save_windows(
                 part.folder / "windows" / split, part.documents(split), layout, part.why_masked, part.made_from

@@ -249,7 +249,9 @@ class TextReading:
         }
 
 
-def measure_text(model: "nn.Module", ids: np.ndarray, context: int, most: int | None = None) -> dict[str, Any]:
+def measure_text(
+    model: "nn.Module", ids: np.ndarray, context: int, most: int | None = None, opening: int | None = None
+) -> dict[str, Any]:
     """Loss, loss by position and context gain on a long text that nothing trains on.
 
     The text is cut into windows that do not overlap: a token at the beginning of a window has little context, as it has
@@ -267,6 +269,7 @@ def measure_text(model: "nn.Module", ids: np.ndarray, context: int, most: int | 
         ids: Token ids of the text, (T,).
         context: Tokens of a window.
         most: Read at most so many windows, spread evenly; None reads all.
+        opening: Token that takes the place of the first one of whatever is read (tokenizer.opening_token).
 
     Returns:
         Ready for JSON, losses in nats a token: `loss`, `standard_error`, `tokens`, `windows`, `by_position` (as
@@ -274,11 +277,17 @@ def measure_text(model: "nn.Module", ids: np.ndarray, context: int, most: int | 
         sizes `last` and `before`), `blocks` (the block means, for `text_change`). An error is None where there is but
         one block, a loss where the text fills no window.
     """
-    return read_text(model, ids, context, most).report()
+    return read_text(model, ids, context, most, opening).report()
 
 
 def read_text(
-    model: "nn.Module", ids: np.ndarray, context: int, most: int | None = None, rank: int = 0, ranks: int = 1
+    model: "nn.Module",
+    ids: np.ndarray,
+    context: int,
+    most: int | None = None,
+    opening: int | None = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> TextReading:
     """Read windows of a long text, whole and by their ends; arguments as in `measure_text` and `loss_on_windows`."""
     windows = evenly(text_windows(ids, context), most)
@@ -290,13 +299,18 @@ def read_text(
     )
     for index, counts in _shared(range(len(windows)), rank, ranks):
         row = windows[index]
-        whole = _nats(model, row["input_ids"], row["labels"], row["lengths"])
+        whole = _nats(model, opened(row["input_ids"], opening), row["labels"], row["lengths"])
         end = row["input_ids"][-(before + last) :]
         labels = np.concatenate([np.full(before, IGNORED), end[before:]])
-        short = _nats(model, end, labels, [len(end)])[-last:]
+        short = _nats(model, opened(end, opening), labels, [len(end)])[-last:]
         if counts:
             reading.whole[index], reading.short[index] = whole, short
     return reading
+
+
+def opened(ids: np.ndarray, opening: int | None) -> np.ndarray:
+    """The same tokens behind the one that a base opens texts with, which takes the first one's place."""
+    return ids if opening is None else np.concatenate([np.array([opening], dtype=ids.dtype), ids[1:]])
 
 
 def gain_sizes(context: int) -> tuple[int, int]:

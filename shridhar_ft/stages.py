@@ -40,7 +40,7 @@ from shridhar_ft.runfolder import (
     read_object,
 )
 from shridhar_ft.starting import Origin
-from shridhar_ft.tokenizer import END
+from shridhar_ft.tokenizer import END, opening_token
 from shridhar_ft.weights import Weights
 
 # Settings that change no number of the weights. `memory` is among them but for the levers that do (INEXACT).
@@ -88,7 +88,7 @@ def stage_part(recipe: Recipe, run: Run, index: int, tokenizer: "PreTrainedToken
         folder=run.stage(stage.name),
         tuning=tuning,
         context=stage.context,
-        layout=Layout(stage.window, overlong, stage.replay),
+        layout=Layout(stage.window, overlong, stage.replay, opening_token(tokenizer)),
         stage_index=index,
         documents=partial(_documents_of, recipe, run, index, tokenizer),
         why_masked="not learned",

@@ -43,6 +43,8 @@ O200K_PATTERN = "|".join(
     )
 )
 
+OPENS_WITH_BOS = "{{- bos_token -}}"
+"""What the chat template of a base begins with that begins every text with such a token."""
 # The closing token stands inside the generation block: the assistant has to learn to stop. What is said stays as it is,
 # for Ollama's templates cannot trim; the data are trimmed before (data/conversations.py).
 CHAT_TEMPLATE = (
@@ -156,7 +158,7 @@ def extend_tokenizer(source: str, revision: str | None, model_max_length: int | 
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
     opens_with_bos = tokenizer.bos_token_id is not None and tokenizer("а").input_ids[:1] == [tokenizer.bos_token_id]
-    tokenizer.chat_template = ("{{- bos_token -}}" if opens_with_bos else "") + CHAT_TEMPLATE
+    tokenizer.chat_template = (OPENS_WITH_BOS if opens_with_bos else "") + CHAT_TEMPLATE
     if model_max_length is not None:
         tokenizer.model_max_length = model_max_length
     return tokenizer
@@ -175,11 +177,20 @@ def brings_tokens(tokenizer: "PreTrainedTokenizerBase", rows: int) -> bool:
 # --------------------------------------------------------------------------------------- wrapping documents
 
 
+def opening_token(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The token that this base begins everything with; None where it knows none.
+
+    Some lean on it wherever they read: Gemma 3 270M foretells 600 tokens of Russian at 3.44 nats a token behind its
+    `<bos>`, and at 4.41 without it. So windows cut from the middle of a work begin with it too.
+    """
+    return tokenizer.bos_token_id if (tokenizer.chat_template or "").startswith(OPENS_WITH_BOS) else None
+
+
 def encode_book(tokenizer: "PreTrainedTokenizerBase", text: str) -> np.ndarray:
     """`<|spiritual|>` text `<|end|>` as token ids (int32, shape (T,))."""
     head = tokenizer.convert_tokens_to_ids([BOOK])
-    if tokenizer.chat_template.startswith("{{- bos_token -}}"):
-        head = [tokenizer.bos_token_id, *head]
+    if (opening := opening_token(tokenizer)) is not None:
+        head = [opening, *head]
     body = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     return np.array([*head, *body, tokenizer.convert_tokens_to_ids(END)], dtype=np.int32)
 

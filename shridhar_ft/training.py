@@ -53,7 +53,7 @@ from shridhar_ft.runfolder import (
 )
 from shridhar_ft.spending import Spending
 from shridhar_ft.starting import Receipts, start_model
-from shridhar_ft.tokenizer import pad_id
+from shridhar_ft.tokenizer import opening_token, pad_id
 from shridhar_ft.trainer import SpannedSchedule, WindowCollator, WindowTrainer
 from shridhar_ft.votes import highest
 from shridhar_ft.watchdog import Watchdog
@@ -271,6 +271,7 @@ class _Training:
             text=long_text(recipe, self.tokenizer),
             contexts=[part.context, measured_context(recipe) if recipe.stages else part.context],
             windows_of_text=most,
+            opening=opening_token(self.tokenizer),
             state=self.state,
         )
 

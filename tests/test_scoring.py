@@ -210,6 +210,18 @@ def test_processes_share_windows_in_step_and_their_losses_add_up(llama, ranks: i
 # --------------------------------------------------------------------------------------------------- long text
 
 
+def test_whatever_is_read_of_a_long_text_is_opened_where_the_base_leans_on_it(llama) -> None:
+    model, context, opening = llama(max_position_embeddings=64), 64, 2
+    ids = text(64 * 2)
+    windows = [np.concatenate([[opening], ids[start + 1 : start + context]]) for start in (0, 64)]
+    ends = [np.concatenate([[opening], ids[start + context - 23 : start + context]]) for start in (0, 64)]
+    found = measure_text(model, ids, context, opening=opening)
+    assert found["loss"] == pytest.approx(np.mean([plain_nats(model, window) for window in windows]), abs=1e-5)
+    short = np.mean([plain_nats(model, end)[-8:] for end in ends])
+    assert found["context_gain"]["loss_short"] == pytest.approx(short, abs=1e-5)
+    assert found["loss"] != measure_text(model, ids, context)["loss"]
+
+
 def test_the_context_gain_is_the_loss_of_the_same_tokens_with_little_context_minus_with_all(llama) -> None:
     model = llama(max_position_embeddings=64)
     ids, context = text(64 * 3 + 10), 64

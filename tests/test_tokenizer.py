@@ -17,6 +17,7 @@ from shridhar_ft.tokenizer import (
     extend_tokenizer,
     fertility,
     load_tokenizer,
+    opening_token,
     pad_id,
     train_tokenizer,
 )
@@ -183,6 +184,7 @@ def test_an_extended_byte_level_base_wraps_masks_and_comes_back_from_disk(byte_l
         assert tokenizer.model_max_length == 512
         assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [400, 401, 402]
         assert tokenizer.decode(encode_book(tokenizer, "Тихое утро")) == "<bos><|spiritual|>Тихое утро<|end|>"
+        assert tokenizer.decode([opening_token(tokenizer)]) == "<bos>"
         ids, learned = encode_dialogue(tokenizer, TALK)
         assert tokenizer.decode(ids).startswith("<bos><|dialogue|>system\nОтвечай")
         assert ids.tolist().count(0) == 1, "one beginning of text, not two"

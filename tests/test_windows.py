@@ -52,6 +52,22 @@ def test_a_long_book_fills_windows_in_order() -> None:
     assert ledger.as_dict()["reasons"]["masked"] == {"x": 0, "opens a piece": 3}
 
 
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=20), st.integers(8, 40), st.booleans())
+def test_what_begins_inside_a_document_is_opened_where_the_base_leans_on_it(sizes, context, replays) -> None:
+    documents = [encoded(size) for size in sizes]
+    replay = Replay(context=8, share=0.3) if replays and context > 8 else None
+    plain, ledger = windows.pack_windows(documents, Layout(context, replay=replay), "x")
+    opened, same = windows.pack_windows(documents, Layout(context, replay=replay, opening=1000), "x")
+    assert ledger == same and plain.drop(["input_ids"]) == opened.drop(["input_ids"]), "loss and ledger stay"
+    for before, row in zip(plain.to_pylist(), opened.to_pylist(), strict=True):
+        expected, begin = np.array(before["input_ids"]), 0
+        for start, length in zip(row["starts"], row["lengths"], strict=True):
+            expected[begin] = 1000 if start else expected[begin]
+            begin += length
+        assert row["input_ids"] == expected.tolist()
+    assert Layout(8).as_list() == [8] and Layout(8, opening=0).as_list() == [8, {"opening": 0}]
+
+
 @given(st.lists(st.integers(1, 60), max_size=20), st.integers(8, 40), st.sampled_from(["split", "drop"]))
 def test_kept_tokens_stand_once_and_in_order_and_dropped_ones_are_counted(lengths, context, overlong) -> None:
     starts = np.cumsum([0, *lengths])

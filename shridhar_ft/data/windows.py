@@ -2,8 +2,9 @@
 
 A window row has `input_ids`, `labels` (−100 where no loss falls) and `lengths`: the sizes of the pieces that share
 the window, which never see one another. The first token of a piece is in the window and carries no loss: nothing
-of its own document stands before it. `documents` and `starts` tell where each piece comes from, `row` is the row's
-number, and `replayed` marks windows of short pieces that read once more what others hold in long ones.
+of its own document stands before it, and where a base leans on a token that opens texts, that one takes its place.
+`documents` and `starts` tell where each piece comes from, `row` is the row's number, and `replayed` marks windows of
+short pieces that read once more what others hold in long ones.
 """
 
 from collections.abc import Iterable, Sequence
@@ -80,11 +81,15 @@ class Layout:
     """Tokens of a window."""
     overlong: Overlong = "split"
     replay: Replay | None = None
+    opening: int | None = None
+    """Token that stands in the place of the first one of each piece from the middle of a document, where the base leans
+    on it (tokenizer.opening_token). That place carries no loss in any case."""
 
     def as_list(self) -> list[Any]:
         """For fingerprints; settings that are off leave no trace, so that older windows stay current."""
         own: list[Any] = [self.window, *([self.overlong] if self.overlong != "split" else [])]
-        return [*own, self.replay.model_dump()] if self.replay else own
+        own += [self.replay.model_dump()] if self.replay else []
+        return [*own, {"opening": self.opening}] if self.opening is not None else own
 
 
 def pack_windows(documents: Sequence[Encoded], layout: Layout, why_masked: str) -> tuple["pa.Table", Ledger]:
@@ -112,7 +117,7 @@ def pack_windows(documents: Sequence[Encoded], layout: Layout, why_masked: str) 
     ledger.came_in += ledger.replayed
     at_once = max(1, BATCH_TOKENS // layout.window)
     batches = [
-        _window_rows(documents, windows[start : start + at_once], why_masked, ledger)
+        _window_rows(documents, windows[start : start + at_once], layout.opening, why_masked, ledger)
         for windows in (windows, replayed)
         for start in range(0, len(windows), at_once)
     ]
@@ -139,7 +144,11 @@ def _replayed(lengths: Sequence[int], windows: int, layout: Layout) -> list[list
 
 
 def _window_rows(
-    documents: Sequence[Encoded], windows: Sequence[Sequence[Piece]], why_masked: str, ledger: Ledger
+    documents: Sequence[Encoded],
+    windows: Sequence[Sequence[Piece]],
+    opening: int | None,
+    why_masked: str,
+    ledger: Ledger,
 ) -> "pa.RecordBatch":
     """Rows of some windows, put together as flat arrays and cut by offsets; their tokens are booked."""
     import pyarrow as pa
@@ -155,6 +164,9 @@ def _window_rows(
     ledger.trained += int((labels != IGNORED).sum())
     ledger.masked[why_masked] += int((~learned).sum())
     ledger.masked["opens a piece"] += int((learned & opens).sum())
+    if opening is not None:
+        inside = np.array([piece.start > 0 for piece in pieces], dtype=bool)
+        ids[(ends - lengths)[inside]] = opening
     piece_offsets = np.cumsum([0, *map(len, windows)], dtype=np.int32)
     token_offsets = np.concatenate([[0], ends])[piece_offsets].astype(np.int32)
     sources = (np.array([getattr(piece, key) for piece in pieces], dtype=np.int32) for key in ("document", "start"))
