@@ -141,7 +141,12 @@ def gate(
     # Written so that a loss that is no number fails.
     not_worse = bool(change <= min(GATE_ERRORS * (error or 0.0), GATE_MOST) and far <= GATE_MOST_FAR)
     return (
-        {"measured_on": name, "loss_after": "not above loss_before", "gate": mode},
+        {
+            "measured_on": name,
+            "loss_after": f"above loss_before by {GATE_ERRORS:g} standard errors at most, and by {GATE_MOST:g} nats",
+            "loss_in_the_last_quarter": f"above the one before by {GATE_MOST_FAR:g} nats at most",
+            "gate": mode,
+        },
         {
             "loss_before": old["loss"],
             "loss_after": new["loss"],

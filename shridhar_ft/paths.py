@@ -19,7 +19,7 @@ def expand(paths: Sequence[str], patterns: Sequence[str], key: str) -> list[Path
     Args:
         paths: Absolute files, folders or globs (as in a loaded recipe).
         patterns: What a folder stands for, e.g. `["*.txt"]`.
-        key: The recipe key, for the message.
+        key: The recipe key, or the command, for the message.
 
     Raises:
         UserError: A path matches nothing, or a folder holds no such file.
@@ -29,7 +29,8 @@ def expand(paths: Sequence[str], patterns: Sequence[str], key: str) -> list[Path
         # A folder whose name holds brackets is a folder first, and a pattern only if there is none.
         found = [Path(path)] if Path(path).exists() else [Path(match) for match in glob.glob(path)]
         if not found:
-            raise UserError(f"{key}: {path} does not exist; mend the path, or set it with {key}=…")
+            setting = f", or set it with {key}=…" if "." in key else ""  # else no key of a recipe: a command's argument
+            raise UserError(f"{key}: {path} does not exist; mend the path{setting}")
         for match in found:
             inside = [f for pattern in patterns for f in match.glob(pattern)] if match.is_dir() else [match]
             if not inside and len(found) == 1:

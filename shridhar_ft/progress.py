@@ -1,5 +1,6 @@
 """What a person sees while a part works: a live bar on a terminal, plain lines elsewhere; all of it on stderr."""
 
+import logging
 import sys
 import time
 import warnings
@@ -49,6 +50,9 @@ def hush_libraries() -> None:
     # DeepSpeed calls what torch has renamed.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
 
+
+# At its import bitsandbytes tells of a kernel that it did not fetch from the Hub; every command would begin with that.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 EVERY = 15  # seconds between lines where there is no terminal
 

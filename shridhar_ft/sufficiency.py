@@ -230,7 +230,8 @@ def _stage_notes(numbers: dict[str, Any], tuning: Tuning) -> list[str]:
         )
     if numbers["steps"] < FEW_STEPS and numbers["windows_per_step"] > 1:
         notes.append(
-            f"Only {numbers['steps']} optimizer steps of {numbers['windows_per_step']} windows; make the steps smaller."
+            f"Only {numbers['steps']} optimizer steps of {numbers['windows_per_step']} windows; "
+            "make them smaller, or more."
         )
     return notes
 

@@ -186,6 +186,11 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         reader(str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="holds no backup"):
         reader(str(tmp_path))
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "status.json").write_text("{}")
+    with pytest.raises(UserError, match="holds the runs a, b; name one of them"):
+        reader(str(tmp_path))
 
 
 def test_watching_ends_with_the_run(run: Path) -> None:

@@ -9,6 +9,7 @@ named.
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def find_run(what: str) -> Run:
 
 
 def results_folder(what: str) -> Path:
-    """The folder with results.json that the user means: it, or a run's.
+    """The folder with results.json that the user means: it, a run's, or that of a part or model as `eval` takes it.
 
     Raises:
         UserError: There are no results.
@@ -173,6 +174,10 @@ def results_folder(what: str) -> Path:
     for folder in candidates:
         if (folder / RESULTS).is_file():
             return folder
+    with suppress(UserError):  # no model either: the sentence below says enough
+        target = find_target(what)
+        if target.run is not None and (target.run.root / "eval" / target.folder / RESULTS).is_file():
+            return target.run.root / "eval" / target.folder
     raise UserError(f"{what}: no {RESULTS} there; run `shridhar-ft eval` on that model first")
 
 

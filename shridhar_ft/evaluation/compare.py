@@ -98,7 +98,8 @@ def _reasons(left_out: dict[str, str]) -> str:
 
 
 def _better(row: dict[str, Any], measure: Any) -> str:  # noqa: ANN401 - a Measure
-    if not row["low"] > 0 and not row["high"] < 0:  # also where there is no interval
+    undecided = not row["low"] > 0 and not row["high"] < 0  # also where there is no interval
+    if undecided or measure.higher_is_better is None:  # whichever is nearer to the ceiling: a difference does not tell
         return "neither"
     return "ours" if (row["low"] > 0) == measure.higher_is_better else "theirs"
 

@@ -90,7 +90,7 @@ class Dialogue:
             Measure("answers end by themselves", _of("stopped"), total("stopped")),
             Measure("answers in the right language", _of("language"), total("language")),
             Measure("repeated runs of 4 words", _of("repeated"), total("repeated"), "share of runs", False),
-            Measure("length ÷ true length", _length, lambda s: ratio(s["said"], s["true"]), "ratio"),
+            Measure("length ÷ true length", _length, lambda s: ratio(s["said"], s["true"]), "ratio", None),
         ]
 
     def scores(self, records: Sequence[Record], found: Mapping[str, Score], base: Sequence[Record]) -> dict[str, Any]:

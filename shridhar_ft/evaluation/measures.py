@@ -42,7 +42,8 @@ class Measure:
     """The measure of the sums, each (draws,); NaN where a draw leaves it undefined."""
     unit: str = "share"
     """share, nats, bits per byte, ratio …"""
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
+    """None: nearest to the ceiling is best."""
     of_shares: bool = False
     """It is made of several shares, columns `name/sum` of `name/n`, each item a hit or none."""
     overlap: int = 1
@@ -64,7 +65,7 @@ class Score:
     n: int
     """Records, or clusters of them, that count as independent."""
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     floor: float | None = None
     floor_of: str = ""
     """What reaches the floor; where there is none, why: one of `ends.REASONS`."""

@@ -52,6 +52,8 @@ def reader(what: str) -> Read:
         raise UserError(f"status: {what} is no run folder and no backup; e.g. shridhar-ft status runs/demo")
     if scheme_of(what) is None and any(folder.glob(".data.*")):  # a run has a status from its first data on
         raise UserError(f"status: the data of {what} are being read for the first time; ask again when they are there")
+    if scheme_of(what) is None and (runs := sorted(file.parent.name for file in folder.glob("*/status.json"))):
+        raise UserError(f"status: {what} holds the runs {', '.join(runs)}; name one of them")
     store = find_run(what, None)
     name = store.place.rsplit("/", 1)[-1]
 

@@ -1,7 +1,6 @@
 """How many tokens each part of a recipe reads: counted where the data are built, else guessed from the files' sizes."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,18 +128,19 @@ def _guess(recipe: Recipe, kind: str, given: int | None) -> tuple[int | None, st
     if given is not None:
         return given, f"{given:,} tokens of {kind}, as given"
     data, option = recipe.data, f"--{kind.removesuffix('s')}-tokens"
-    sources: Sequence[Books | Rows] = data.dialogues
+    sources: dict[str, Books | Rows] = {f"data.dialogues.{number}": rows for number, rows in enumerate(data.dialogues)}
     if kind == "books":
-        sources = [*([data.books] if data.books else []), *data.texts]
+        sources = {"data.books": data.books} if data.books else {}
+        sources |= {f"data.texts.{number}": rows for number, rows in enumerate(data.texts)}
     characters = 0.0
     try:
-        for source in sources:
+        for key, source in sources.items():
             if isinstance(source, Rows) and not source.paths:
                 return None, f"{kind}: a dataset on the Hub has no size here; give {option}"
             share = 1.0
             if isinstance(source, Rows):
                 share = DUMP if source.format == "mysql_dump" else ROWS
-            characters += share * sum(_characters(file) for file in expand(source.paths, ["*"], f"data.{kind}"))
+            characters += share * sum(_characters(file) for file in expand(source.paths, ["*"], f"{key}.paths"))
     except UserError as error:
         return None, f"{error}; or give {option}"
     each = characters_per_token(recipe)

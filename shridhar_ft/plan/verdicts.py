@@ -140,7 +140,7 @@ def _enough(plan: Plan, part: PartPlan) -> Iterator[str]:
         if supply.tokens < part.part.context:
             yield f"{name}: a window is {part.part.context:,} tokens, and there are about {supply.tokens:,}; add books."
         elif part.steps is not None and part.steps < FEW_STEPS and part.per_step > 1:
-            yield f"{name}: only {part.steps} optimizer steps of {part.per_step} windows; make the steps smaller."
+            yield f"{name}: only {part.steps} optimizer steps of {part.per_step} windows; make them smaller, or more."
 
 
 # --------------------------------------------------------------------------------------------------- money

@@ -9,6 +9,7 @@ from shridhar_ft.report.tongue import Tongue
 from shridhar_ft.score_details import detail_lines
 
 SHARES = ("share", "share of runs")
+DIRECTIONS = {True: "higher_better", False: "lower_better", None: "nearest_better"}
 MOST_MODELS = 4  # of one plot: as many line colours as the page has
 Results = dict[str, Any]
 
@@ -64,7 +65,7 @@ def _score(score: Results, tongue: Tongue) -> dict[str, Any]:
         "floor": told["floor"],
         "ceiling": told["ceiling"],
         "unit": tongue.say("unit_share") if score["unit"] == "share" else tongue.sentence(score["unit"]),
-        "better": tongue.say("higher_better" if score["higher_is_better"] else "lower_better"),
+        "better": tongue.say(DIRECTIONS[score["higher_is_better"]]),
         "target": tongue.say("target", what=tongue.sentence(score["target"])) if score["target"] else "",
         "svg": scale(
             score["value"],
