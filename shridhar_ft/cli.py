@@ -263,10 +263,14 @@ def _prepared(recipe: str, overrides: list[str] | None) -> tuple[Any, Any]:
 
 @recipe_app.command("check", epilog="Example: shridhar-ft recipe check recipes/demo sft.rank=8")
 def recipe_check(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Validate a recipe; prints what has no effect."""
+    """Validate a recipe, and the machine and suite that it names; prints what has no effect."""
     from shridhar_ft.config import find_recipe, load_recipe
+    from shridhar_ft.evaluation.suite import load_suite
+    from shridhar_ft.plan.machines import machine
 
     loaded = load_recipe(recipe, overrides or [])
+    machine(loaded.budget.machine)
+    load_suite(loaded.eval.suite)
     notes = loaded.without_effect()
     answer(
         as_json,

@@ -195,3 +195,12 @@ def test_a_signal_ends_a_build_with_75_and_the_command_that_goes_on(
     said = capsys.readouterr()
     assert json.loads(said.out)["status"] == 75
     assert "to go on: shridhar-ft data build demo --json" in said.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [("budget.machine=lambda-8xh10", "did you mean 'lambda-8xh100'"), ("eval.suite=nosuch", "no suite")],
+)
+def test_a_machine_or_suite_that_is_not_there_makes_a_recipe_wrong(setting: str, told: str, capsys) -> None:
+    assert run_command(["recipe", "check", "demo", setting]) == 2
+    assert told in capsys.readouterr().err
