@@ -149,6 +149,8 @@ def _layer(
     readers = 3 if made == 2 and carried == 4 else 1
     norm = hidden * (carried + (0 if tiled else 4) + readers * made)
     others = (shape.normed - 2 * hidden) * (made + 4)  # of queries and keys, and of what goes back: nothing casts those
+    if shape.whole_norms:  # what is multiplied by the weight is kept in float32
+        others += (shape.normed - (2 * hidden if tiled else 0)) * (4 - made)
     # Beside it in the backward pass: the gradients on their way, and the MLP's, or a tile's.
     weight = 3 * hidden * shape.intermediate
     if tiled:

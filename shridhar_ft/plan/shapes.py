@@ -24,6 +24,8 @@ class Family:
     """Norms on queries and keys: over each head (`head_dim`), or over all heads together."""
     attention_bias: Literal["none", "qkv", "key"] = "key"
     """none; on q, k and v; or on q, k, v and o where the config's `attention_bias` says so."""
+    whole_norms: bool = False
+    """Whether norms are multiplied by their weight in float32, and narrowed after it."""
     mlp_bias: bool = False
     """Whether the config's `mlp_bias` is read."""
     global_every: int = 0
@@ -69,13 +71,16 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2": Family(_QWEN | {"num_key_value_heads": 32}, attention_bias="qkv"),
     "qwen3": Family(_QWEN | {"num_key_value_heads": 32, "head_dim": 128}, head_norms="head"),
-    "olmo2": Family(_OLMO, head_norms="whole"),
-    "olmo3": Family(_OLMO | {"sliding_window": 4096}, head_norms="whole", global_every=4),
-    "gemma2": Family(_GEMMA | {"vocab_size": 256_000, "max_position_embeddings": 8192}, norms=4, global_every=2),
+    "olmo2": Family(_OLMO, head_norms="whole", whole_norms=True),
+    "olmo3": Family(_OLMO | {"sliding_window": 4096}, head_norms="whole", whole_norms=True, global_every=4),
+    "gemma2": Family(
+        _GEMMA | {"vocab_size": 256_000, "max_position_embeddings": 8192}, norms=4, whole_norms=True, global_every=2
+    ),
     "gemma3_text": Family(
         _GEMMA | {"vocab_size": 262_208, "max_position_embeddings": 131_072},
         norms=4,
         head_norms="head",
+        whole_norms=True,
         global_every=6,
     ),
     "smollm3": Family(
@@ -117,6 +122,8 @@ class Shape:
     """Numbers in all norms."""
     normed: int
     """Numbers of a token that the norms of one decoder layer take in: two hidden states, or four; queries and keys."""
+    whole_norms: bool = False
+    """Whether what they normed is multiplied by their weight in float32: in bf16 llama narrows it before."""
     tiles: bool = True
     """Whether every layer has an MLP that works token by token."""
     positions: int = 0
@@ -209,6 +216,7 @@ def shape_of(config: dict[str, Any], vocabulary: int | None = None) -> Shape | N
         biases=layers * biased,
         norms=layers * (family.norms * hidden + over_heads) + hidden,
         normed=family.norms * hidden + (0 if family.head_norms == "none" else queries + keys),
+        whole_norms=family.whole_norms,
         positions=given["max_position_embeddings"],
         windows=_windows(family, given, layers),
     )
