@@ -140,7 +140,8 @@ def _enough(plan: Plan, part: PartPlan) -> Iterator[str]:
         if supply.tokens < part.part.context:
             yield f"{name}: a window is {part.part.context:,} tokens, and there are about {supply.tokens:,}; add books."
         elif part.steps is not None and part.steps < FEW_STEPS and part.per_step > 1:
-            yield f"{name}: only {part.steps} optimizer steps of {part.per_step} windows; make them smaller, or more."
+            steps = f"{part.steps} optimizer step{'s' if part.steps > 1 else ''}"
+            yield f"{name}: only {steps} of {part.per_step} windows; make them smaller, or more."
 
 
 # --------------------------------------------------------------------------------------------------- money
@@ -252,8 +253,7 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 def hours(number: float) -> str:
     """Hours as a person says them."""
-    if number < 1 / 60:
-        return f"{number * 3600:.0f} seconds"
     if number < 2:
-        return f"{number * 60:.0f} minutes"
+        count, unit = (number * 3600, "second") if number < 1 / 60 else (number * 60, "minute")
+        return f"{count:.0f} {unit}{'' if round(count) == 1 else 's'}"
     return f"{number:.1f} hours" if number < 48 else f"{number / 24:.1f} days"
