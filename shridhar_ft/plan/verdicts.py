@@ -140,8 +140,8 @@ def _enough(plan: Plan, part: PartPlan) -> Iterator[str]:
         if supply.tokens < part.part.context:
             yield f"{name}: a window is {part.part.context:,} tokens, and there are about {supply.tokens:,}; add books."
         elif part.steps is not None and part.steps < FEW_STEPS and part.per_step > 1:
-            steps = f"{part.steps} optimizer step{'s' if part.steps > 1 else ''}"
-            yield f"{name}: only {steps} of {part.per_step} windows; make them smaller, or more."
+            these = f"{part.steps} optimizer step{'s' if part.steps > 1 else ''}"
+            yield f"{name}: only {these} of {part.per_step} windows; make them smaller, or more."
 
 
 # --------------------------------------------------------------------------------------------------- money
