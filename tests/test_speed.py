@@ -112,7 +112,7 @@ def test_the_task_has_floor_and_ceiling_at_every_depth(llama, monkeypatch: pytes
     deep = found["decode behind 256 tokens"]
     assert deep.ceiling == pytest.approx(1e9 / (llama.num_parameters() * 4 + 256 * 256))
     assert deep.floor == pytest.approx(found["prefill behind 256 tokens"].value / (256 + 16))
-    assert "processors" in details["machine"]
+    assert "cores" in details["machine"]
 
 
 def test_the_interval_covers_the_repeats() -> None:
