@@ -119,10 +119,10 @@ def test_sharding_divides_what_it_says() -> None:
     assert two["weights"] == 2 * EIGHT.total and three["weights"] == 2 * EIGHT.total // 8
     assert three["gathered weights"] == 2 * 10**9, "what stage3_max_live_parameters lets live"
     assert two["buffers"] == 2 * 1000 and three["buffers"] == 2 * 2 * 1000, "ZeRO-3 sorts a bucket by owners, in a copy"
-    overlapped = terms(processes=8, sharding="zero3", bucket=1000, overlap=True)["buffers"]
-    assert (
-        overlapped == three["buffers"] < terms(processes=8, sharding="zero2", bucket=1000, overlap=True)["buffers"] * 2
+    second, none = (
+        terms(processes=8, sharding=kind, bucket=1000, overlap=True)["buffers"] for kind in ("zero2", "zero3")
     )
+    assert second == 2 * two["buffers"] and none == three["buffers"], "overlap_comm is no second buffer of ZeRO-3"
     gloo = step(device="cpu", processes=2, sharding="zero3", bucket=10**9).footprint().device["buffers"]
     assert gloo == 3 * 2 * PLAN.total, "and gloo reduces in a copy of its own; what is not filled is not there"
     assert terms(processes=8, sharding="fsdp")["weights"] == 4 * EIGHT.total // 8
@@ -315,7 +315,7 @@ def test_a_layer_saves_what_the_formula_counts(family: str, bf16: bool) -> None:
     size = 2 if bf16 else 4
     counted = memory._layer(shape, True, tokens, (), made=size, carried=size, of_trained=4)
     casts = 2 * shape.linear if bf16 else 0  # "layers in bf16"
-    assert (saved(4) - saved(2)) / 2 == pytest.approx(sum(counted[name] for name in SAVED) + casts, rel=0.025)
+    assert (saved(4) - saved(2)) / 2 == pytest.approx(sum(counted[name] for name in SAVED) + casts, rel=0.02)
 
 
 def test_footprint_of_a_tiny_step_is_the_process() -> None:

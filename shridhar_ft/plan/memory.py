@@ -127,8 +127,8 @@ def footprint(
     }
     if device == "cpu":
         share = HOLES["full" if full else "adapters"]
-        for comes in instants.values():
-            comes["holes in the heap"] = int(share * _in_heap(shape, comes, tokens, made, carried))
+        for terms in instants.values():
+            terms["holes in the heap"] = int(share * _in_heap(shape, terms, tokens, made, carried))
     instant = max(instants, key=lambda name: sum(instants[name].values()))
     comes = instants[instant]
     terms = {**static, **comes}
